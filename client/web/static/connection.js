@@ -1,0 +1,132 @@
+// A connection to an edge that comes back by itself: it finds an edge, keeps
+// the heartbeat, sends again under the same client_id what got no answer, and
+// says when it is online. What the frames mean is not its business.
+
+const STAY_AWAY = new Set([4001, 4003, 4009]); // docs/protocol.md: do not come back by yourself
+
+export class Connection {
+  // on: {open(authOK), frame(op, body), state(name), closed(code)}
+  constructor(token, on) {
+    this.token = token;
+    this.on = on;
+    this.seq = 0;
+    this.calls = new Map(); // envelope seq -> {resolve, reject}
+    this.unsent = new Map(); // client_id -> {body, resolve, reject}: sends without an answer
+    this.attempt = 0;
+    this.stopped = false;
+    this.wake = () => { if (!this.ws) this.connect(); };
+    addEventListener("online", this.wake);
+  }
+
+  async connect() {
+    clearTimeout(this.retry);
+    if (this.stopped || this.ws) return;
+    this.on.state("connecting");
+    const attempt = (this.ws = {}); // holds the place while the edge is looked up
+    let url;
+    try {
+      const answer = await fetch("/v1/edges", { headers: { Authorization: "Bearer " + this.token } });
+      if (answer.status === 401) { this.ws = null; return this.end(4001); }
+      const edges = answer.ok ? await answer.json() : [];
+      if (!edges.length) throw new Error("no edge");
+      url = edges[Math.min(this.attempt >> 1, edges.length - 1)].url;
+    } catch {
+      if (this.ws === attempt) this.ws = null;
+      return this.again();
+    }
+    if (this.stopped) return;
+    const ws = (this.ws = new WebSocket(url, ["starling", this.token]));
+    ws.onmessage = (e) => this.receive(JSON.parse(e.data));
+    ws.onclose = (e) => {
+      if (this.ws !== ws) return;
+      this.ws = null;
+      this.online = false;
+      clearInterval(this.heart);
+      for (const c of this.calls.values()) c.reject({ code: "unavailable", message: "connection lost" });
+      this.calls.clear();
+      STAY_AWAY.has(e.code) ? this.end(e.code) : this.again();
+    };
+  }
+
+  // again comes back after a growing, jittered wait.
+  again() {
+    if (this.stopped) return;
+    this.on.state("offline");
+    const wait = Math.min(15000, 250 * 2 ** Math.min(this.attempt++, 6)) * (0.5 + Math.random());
+    this.retry = setTimeout(() => this.connect(), this.after ?? wait);
+    this.after = undefined;
+  }
+
+  end(code) {
+    this.stop();
+    this.on.closed(code);
+  }
+
+  stop() {
+    this.stopped = true;
+    clearTimeout(this.retry);
+    clearInterval(this.heart);
+    removeEventListener("online", this.wake);
+    this.ws?.close?.(1000);
+    this.ws = null;
+  }
+
+  receive({ op, seq, body }) {
+    if (op === "auth_ok") {
+      this.attempt = 0;
+      this.online = true;
+      this.heart = setInterval(() => this.write("ping", {}), body.heartbeat_ms / 2);
+      this.on.state("online");
+      this.on.open(body);
+      for (const s of this.unsent.values()) this.transmit(s);
+      return;
+    }
+    if (op === "reconnect") { this.after = body.after_ms; this.attempt = 0; setTimeout(() => this.ws?.close?.(1000), body.after_ms); return; }
+    const call = seq && this.calls.get(seq);
+    if (call) {
+      this.calls.delete(seq);
+      op === "error" ? call.reject(body) : call.resolve(body);
+      return;
+    }
+    this.on.frame(op, body);
+  }
+
+  write(op, body, seq) {
+    if (!this.online) return false;
+    this.ws.send(JSON.stringify({ op, seq, body }));
+    return true;
+  }
+
+  call(op, body) {
+    return new Promise((resolve, reject) => {
+      const seq = ++this.seq;
+      this.calls.set(seq, { resolve, reject });
+      if (!this.write(op, body, seq)) {
+        this.calls.delete(seq);
+        reject({ code: "unavailable", message: "offline" });
+      }
+    });
+  }
+
+  // send resolves with the send_ack, however often the connection breaks, and
+  // rejects only for what trying again would not mend.
+  send(body) {
+    return new Promise((resolve, reject) => {
+      const s = { body, resolve, reject };
+      this.unsent.set(body.client_id, s);
+      this.transmit(s);
+    });
+  }
+
+  async transmit(s) {
+    if (!this.online || !this.unsent.has(s.body.client_id)) return;
+    try {
+      const ack = await this.call("send", s.body);
+      if (this.unsent.delete(s.body.client_id)) s.resolve(ack);
+    } catch (e) {
+      if (["unavailable", "overloaded", "rate_limited"].includes(e.code)) {
+        setTimeout(() => this.transmit(s), e.retry_after_ms ?? 1000);
+      } else if (this.unsent.delete(s.body.client_id)) s.reject(e);
+    }
+  }
+}
