@@ -1,0 +1,398 @@
+// Package memregistry is registry.Registry in memory, for simulations and unit
+// tests: deterministic, without goroutines and without a clock of its own
+// (SetNow). Switches put it into the states that the real index can be in:
+// away (every call fails), emptied (Flush: unknown until all live edges have
+// announced) and stale (Freeze: look-ups answer from an older state).
+//
+// Safe for concurrent use. All calls are O(size of the answer) or better,
+// except Freeze, which copies everything; offline lists are bounded, nothing
+// else is.
+package memregistry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/wire"
+)
+
+// ErrAway is the error of every call while SetAway(true) stands.
+var ErrAway = errors.New("registry is away")
+
+// OfflineLimit bounds each user's offline list; the oldest go first.
+const OfflineLimit = 1000
+
+type leaseKey struct {
+	tier   string
+	server wire.ServerID
+}
+
+type leaseEntry struct {
+	registry.Lease
+	until int64
+}
+
+type sendKey struct {
+	conv     wire.ConvID
+	from     wire.UserID
+	clientID string
+}
+
+// index is what Freeze copies: all that Lookup reads.
+type index struct {
+	now    int64
+	known  bool
+	leases map[leaseKey]leaseEntry
+	routes map[wire.UserID]map[wire.ConnID]registry.Route
+	edges  map[wire.GroupID]map[wire.ServerID]int64
+}
+
+// Registry is the registry in memory.
+type Registry struct {
+	mu        sync.Mutex
+	away      bool
+	frozen    *index
+	index     index
+	announced map[wire.ServerID]uint64
+	seen      map[wire.UserID]int64
+	sends     map[sendKey]registry.Reserved
+	cached    map[wire.MsgID]registry.CachedMsg
+	offline   map[wire.UserID][]registry.OfflineEntry
+	members   map[wire.GroupID]map[wire.UserID]bool
+}
+
+var _ registry.Registry = (*Registry)(nil)
+
+// New makes an empty registry at time 0; its index is unknown until announced.
+func New() *Registry {
+	r := new(Registry)
+	r.clear()
+	return r
+}
+
+func (r *Registry) clear() {
+	r.index = index{
+		now:    r.index.now,
+		leases: map[leaseKey]leaseEntry{},
+		routes: map[wire.UserID]map[wire.ConnID]registry.Route{},
+		edges:  map[wire.GroupID]map[wire.ServerID]int64{},
+	}
+	r.announced = map[wire.ServerID]uint64{}
+	r.seen = map[wire.UserID]int64{}
+	r.sends = map[sendKey]registry.Reserved{}
+	r.cached = map[wire.MsgID]registry.CachedMsg{}
+	r.offline = map[wire.UserID][]registry.OfflineEntry{}
+	r.members = map[wire.GroupID]map[wire.UserID]bool{}
+}
+
+// SetNow sets the time in ms; leases lapse by it.
+func (r *Registry) SetNow(ms int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index.now = ms
+}
+
+// SetAway makes every call but the switches fail with ErrAway, or ends that.
+func (r *Registry) SetAway(away bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.away = away
+}
+
+// Flush loses everything, leases too, as a Redis restarted without its data.
+func (r *Registry) Flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clear()
+}
+
+// SetKnown sets or deletes the sentinel by hand, without any announcing.
+func (r *Registry) SetKnown(known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index.known = known
+	clear(r.announced)
+}
+
+// Freeze makes Lookup answer from the state of this moment, until Thaw; a
+// second Freeze takes a newer one. Everything else goes on as before.
+func (r *Registry) Freeze() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.index
+	f.leases = maps.Clone(f.leases)
+	f.routes = cloneNested(f.routes)
+	f.edges = cloneNested(f.edges)
+	r.frozen = &f
+}
+
+// Thaw ends Freeze.
+func (r *Registry) Thaw() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.frozen = nil
+}
+
+func cloneNested[K, L comparable, V any](m map[K]map[L]V) map[K]map[L]V {
+	out := make(map[K]map[L]V, len(m))
+	for k, v := range m {
+		out[k] = maps.Clone(v)
+	}
+	return out
+}
+
+// enter locks, or says why a call must fail.
+func (r *Registry) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	if r.away {
+		r.mu.Unlock()
+		return ErrAway
+	}
+	return nil
+}
+
+// Renew implements registry.Leases.
+func (r *Registry) Renew(ctx context.Context, l registry.Lease, ttl time.Duration) (bool, error) {
+	if err := r.enter(ctx); err != nil {
+		return false, err
+	}
+	defer r.mu.Unlock()
+	r.index.leases[leaseKey{l.Tier, l.Server}] = leaseEntry{Lease: l, until: r.index.now + ttl.Milliseconds()}
+	return r.index.known, nil
+}
+
+// Release implements registry.Leases.
+func (r *Registry) Release(ctx context.Context, l registry.Lease) error {
+	if err := r.enter(ctx); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	k := leaseKey{l.Tier, l.Server}
+	if e, ok := r.index.leases[k]; ok && e.Epoch == l.Epoch {
+		delete(r.index.leases, k)
+	}
+	return nil
+}
+
+// Live implements registry.Leases; sorted by server.
+func (r *Registry) Live(ctx context.Context, tier string) ([]registry.Lease, error) {
+	if err := r.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	return r.index.live(tier), nil
+}
+
+// Announced implements registry.Leases.
+func (r *Registry) Announced(ctx context.Context, server wire.ServerID, epoch uint64) error {
+	if err := r.enter(ctx); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	if r.index.known {
+		return nil
+	}
+	r.announced[server] = epoch
+	live := r.index.live(registry.TierEdge)
+	for _, l := range live {
+		if e, ok := r.announced[l.Server]; !ok || e != l.Epoch {
+			return nil
+		}
+	}
+	if len(live) > 0 {
+		r.index.known = true
+		clear(r.announced)
+	}
+	return nil
+}
+
+func (x *index) live(tier string) []registry.Lease {
+	var out []registry.Lease
+	for k, e := range x.leases {
+		if k.tier == tier && e.until > x.now {
+			out = append(out, e.Lease)
+		}
+	}
+	slices.SortFunc(out, func(a, b registry.Lease) int { return cmp.Compare(a.Server, b.Server) })
+	return out
+}
+
+func (x *index) liveEdge(s wire.ServerID) (uint64, bool) {
+	e, ok := x.leases[leaseKey{registry.TierEdge, s}]
+	return e.Epoch, ok && e.until > x.now
+}
+
+func (x *index) valid(rt registry.Route) bool {
+	epoch, ok := x.liveEdge(rt.Server)
+	return ok && epoch == rt.Epoch
+}
+
+// PutRoutes implements registry.Index.
+func (r *Registry) PutRoutes(ctx context.Context, routes map[wire.UserID][]registry.Route) (map[wire.UserID][]registry.Route, error) {
+	if err := r.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	stood := map[wire.UserID][]registry.Route{}
+	for _, u := range sortedKeys(routes) {
+		for _, rt := range routes[u] {
+			if s := r.putLocked(u, rt); len(s) > 0 {
+				stood[u] = append(stood[u], s...)
+			}
+		}
+	}
+	return stood, nil
+}
+
+func (r *Registry) putLocked(u wire.UserID, rt registry.Route) (stood []registry.Route) {
+	m := r.index.routes[u]
+	if m == nil {
+		m = map[wire.ConnID]registry.Route{}
+		r.index.routes[u] = m
+	}
+	m[rt.Conn] = rt
+	for _, c := range sortedKeys(m) {
+		o := m[c]
+		switch {
+		case o.Device != rt.Device || c == rt.Conn:
+		case c < rt.Conn:
+			delete(m, c)
+			stood = append(stood, o)
+		case r.index.valid(o):
+			delete(m, rt.Conn)
+			stood = append(stood, o)
+		}
+	}
+	return stood
+}
+
+// DropRoute implements registry.Index.
+func (r *Registry) DropRoute(ctx context.Context, u wire.UserID, rt registry.Route) error {
+	if err := r.enter(ctx); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	if o, ok := r.index.routes[u][rt.Conn]; ok && o.Server == rt.Server && o.Epoch == rt.Epoch {
+		delete(r.index.routes[u], rt.Conn)
+	}
+	return nil
+}
+
+// AddGroupEdge implements registry.Index.
+func (r *Registry) AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error) {
+	if err := r.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	out := make([]int64, len(groups))
+	for i, g := range groups {
+		if r.index.edges[g] == nil {
+			r.index.edges[g] = map[wire.ServerID]int64{}
+		}
+		r.index.edges[g][server]++
+		out[i] = r.index.edges[g][server]
+	}
+	return out, nil
+}
+
+// DropGroupEdge implements registry.Index.
+func (r *Registry) DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error {
+	if err := r.enter(ctx); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	if r.index.edges[g][server] == n {
+		delete(r.index.edges[g], server)
+	}
+	return nil
+}
+
+// Lookup implements registry.Index; routes by connection, edges by server.
+func (r *Registry) Lookup(ctx context.Context, users []wire.UserID, groups []wire.GroupID) (registry.Routes, error) {
+	if err := r.enter(ctx); err != nil {
+		return registry.Routes{}, err
+	}
+	defer r.mu.Unlock()
+	x := &r.index
+	if r.frozen != nil {
+		x = r.frozen
+	}
+	out := registry.Routes{
+		Known:  x.known,
+		Users:  map[wire.UserID][]registry.Route{},
+		Groups: map[wire.GroupID][]wire.ServerID{},
+	}
+	for _, u := range users {
+		var rs []registry.Route
+		for _, c := range sortedKeys(x.routes[u]) {
+			if rt := x.routes[u][c]; x.valid(rt) {
+				rs = append(rs, rt)
+			}
+		}
+		if rs != nil {
+			out.Users[u] = rs
+		}
+	}
+	for _, g := range groups {
+		var ss []wire.ServerID
+		for _, s := range sortedKeys(x.edges[g]) {
+			if _, ok := x.liveEdge(s); ok {
+				ss = append(ss, s)
+			}
+		}
+		if ss != nil {
+			out.Groups[g] = ss
+		}
+	}
+	return out, nil
+}
+
+func sortedKeys[K interface{ ~string | ~uint64 }, V any](m map[K]V) []K {
+	return slices.Sorted(maps.Keys(m))
+}
+
+// SetLastSeen implements registry.Index.
+func (r *Registry) SetLastSeen(ctx context.Context, u wire.UserID, ms int64) error {
+	if err := r.enter(ctx); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	r.seen[u] = ms
+	return nil
+}
+
+// LastSeen implements registry.Index.
+func (r *Registry) LastSeen(ctx context.Context, users []wire.UserID) (map[wire.UserID]int64, error) {
+	if err := r.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	out := map[wire.UserID]int64{}
+	for _, u := range users {
+		if ms, ok := r.seen[u]; ok {
+			out[u] = ms
+		}
+	}
+	return out, nil
+}
+
+// Ping implements registry.Registry.
+func (r *Registry) Ping(ctx context.Context) error {
+	if err := r.enter(ctx); err != nil {
+		return err
+	}
+	r.mu.Unlock()
+	return nil
+}
+
+// Close implements registry.Registry; it does nothing.
+func (r *Registry) Close() error { return nil }
