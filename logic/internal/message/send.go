@@ -1,0 +1,233 @@
+package message
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/mq"
+	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/record/recordpb"
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/wire"
+)
+
+// Request is one send. Done is called exactly once with either an ack or an
+// error, from the caller's or the producer's goroutine; it must not block.
+type Request struct {
+	From   wire.UserID
+	Origin *recordpb.Origin // nil for HTTP
+	Body   wire.Send
+	Done   func(*wire.SendAck, *wire.Error)
+}
+
+// send is a Request on its way.
+type send struct {
+	*Request
+	conv   wire.ConvID
+	id     wire.MsgID
+	hash   uint64
+	resend bool
+	over   bool // answered
+}
+
+func (w *send) reservation() registry.Reservation {
+	return registry.Reservation{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID, ID: w.id, Hash: w.hash}
+}
+
+// Send handles requests in order: those that may stand are produced in order,
+// all others are answered before Send returns.
+func (s *Service) Send(ctx context.Context, reqs []Request) {
+	work := make([]*send, 0, len(reqs))
+	for i := range reqs {
+		if w := s.admit(&reqs[i]); w != nil {
+			work = append(work, w)
+		}
+	}
+	if len(work) == 0 {
+		return
+	}
+	look, cancel := context.WithTimeout(ctx, s.cfg.LookBudget)
+	defer cancel()
+	reserved, members := s.look(look, work)
+	for i, w := range work {
+		if reserved != nil {
+			s.judgeRepeat(w, reserved[i])
+		}
+	}
+	s.judgeMembers(look, work, members)
+	for _, w := range work {
+		if !w.over {
+			s.write(w)
+		}
+	}
+}
+
+// admit checks a request's form and gives it an id; nil if it was answered.
+func (s *Service) admit(r *Request) *send {
+	w := &send{Request: r}
+	if err := r.Body.Validate(s.cfg.MaxContent); err != nil {
+		s.fail(w, err)
+		return nil
+	}
+	w.conv = r.Body.Conv(r.From)
+	id, err := s.d.IDs.Next()
+	if err != nil {
+		s.d.Log.Warn("no message id", zap.Error(err))
+		s.fail(w, unavailable(r.Body.ClientID))
+		return nil
+	}
+	w.id = id
+	w.hash = record.ContentHash(string(r.Body.Type), r.Body.Content)
+	return w
+}
+
+// look asks for reservations and memberships at once; nil stands for no answer.
+func (s *Service) look(ctx context.Context, work []*send) ([]registry.Reserved, map[registry.Membership]bool) {
+	rs := make([]registry.Reservation, len(work))
+	for i, w := range work {
+		rs[i] = w.reservation()
+	}
+	pairs := memberships(work)
+	var members map[registry.Membership]bool
+	var wg sync.WaitGroup
+	if len(pairs) > 0 {
+		wg.Go(func() { members = s.lookMembers(ctx, pairs) })
+	}
+	reserved, err := s.d.Index.Reserve(ctx, rs)
+	if err != nil || len(reserved) != len(rs) {
+		s.d.Metrics.looks.WithLabelValues("reserve").Add(float64(len(rs)))
+		reserved = nil
+	}
+	wg.Wait()
+	return reserved, members
+}
+
+func (s *Service) lookMembers(ctx context.Context, pairs []registry.Membership) map[registry.Membership]bool {
+	members := make(map[registry.Membership]bool, len(pairs))
+	is, err := s.d.Index.AreMembers(ctx, pairs)
+	if err != nil || len(is) != len(pairs) {
+		s.d.Metrics.looks.WithLabelValues("members").Add(float64(len(pairs)))
+		return members // all false: the store is asked
+	}
+	for i, p := range pairs {
+		members[p] = is[i]
+	}
+	return members
+}
+
+func memberships(work []*send) []registry.Membership {
+	var pairs []registry.Membership
+	seen := map[registry.Membership]bool{}
+	for _, w := range work {
+		p := registry.Membership{Group: w.Body.Group, User: w.From}
+		if p.Group == "" || seen[p] {
+			continue
+		}
+		seen[p] = true
+		pairs = append(pairs, p)
+	}
+	return pairs
+}
+
+// judgeRepeat answers a repeat that was acknowledged and a conflict; a repeat
+// of unknown fate is written again under the first id.
+func (s *Service) judgeRepeat(w *send, r registry.Reserved) {
+	switch {
+	case r.First:
+	case r.Hash != w.hash:
+		s.fail(w, refuse(wire.CodeConflict, "this client_id was used for another message", w.Body.ClientID))
+	case r.Acked > 0:
+		w.over = true
+		s.d.Metrics.sends.WithLabelValues("repeat").Inc()
+		w.Done(&wire.SendAck{ClientID: w.Body.ClientID, ID: r.ID, Conv: w.conv, TS: r.Acked}, nil)
+	default:
+		w.id, w.resend = r.ID, true
+	}
+}
+
+// judgeMembers refuses who is certainly not a member. A negative answer of the
+// index is checked in the store; no answer there lets the send pass.
+func (s *Service) judgeMembers(ctx context.Context, work []*send, members map[registry.Membership]bool) {
+	verdicts := map[registry.Membership]*wire.Error{}
+	for _, w := range work {
+		p := registry.Membership{Group: w.Body.Group, User: w.From}
+		if w.over || p.Group == "" || members[p] {
+			continue
+		}
+		verdict, asked := verdicts[p]
+		if !asked {
+			verdict = s.checkMember(ctx, w.conv, w.From)
+			verdicts[p] = verdict
+		}
+		if verdict != nil {
+			s.fail(w, refuse(verdict.Code, verdict.Message, w.Body.ClientID))
+		}
+	}
+}
+
+// checkMember asks the primary whether u may write to a group: nil for yes and
+// for no answer.
+func (s *Service) checkMember(ctx context.Context, conv wire.ConvID, u wire.UserID) *wire.Error {
+	m, err := s.d.Store.MemberOf(ctx, conv, u)
+	switch {
+	case err == nil && m.LeftSeq == 0:
+		return nil
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		s.d.Metrics.looks.WithLabelValues("store").Inc()
+		return nil
+	}
+	c, err := s.d.Store.Conversation(ctx, conv)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return wire.Errorf(wire.CodeNotFound, "there is no such group")
+	case err != nil:
+		s.d.Metrics.looks.WithLabelValues("store").Inc()
+		return nil
+	case c.Group == nil || c.Group.Dismissed:
+		return wire.Errorf(wire.CodeNotFound, "the group was dismissed")
+	}
+	return wire.Errorf(wire.CodeNotMember, "not a member of the group")
+}
+
+// write produces one send and answers it when the log has.
+func (s *Service) write(w *send) {
+	start := s.d.Now()
+	b := &w.Body
+	mention := make([]string, len(b.Mention))
+	for i, u := range b.Mention {
+		mention[i] = string(u)
+	}
+	r := &recordpb.Record{
+		Id: int64(w.id), Conv: string(w.conv), From: string(w.From), ClientId: b.ClientID,
+		Ts: start.UnixMilli(), Hash: w.hash, Origin: w.Origin, Limits: s.limits(), Resend: w.resend,
+		Body: &recordpb.Record_Send{Send: &recordpb.Send{
+			Type: string(b.Type), Content: b.Content, Mention: mention, ReplyTo: int64(b.ReplyTo),
+		}},
+	}
+	err := s.produce(r, func(d mq.Delivery) { s.delivered(w, d, start) })
+	if err != nil {
+		s.fail(w, unavailable(b.ClientID))
+	}
+}
+
+func (s *Service) delivered(w *send, d mq.Delivery, start time.Time) {
+	if d.Err != nil {
+		s.fail(w, unavailable(w.Body.ClientID))
+		return
+	}
+	s.d.Metrics.produce.Observe(s.d.Now().Sub(start).Seconds())
+	s.d.Metrics.sends.WithLabelValues("acked").Inc()
+	w.Done(&wire.SendAck{ClientID: w.Body.ClientID, ID: w.id, Conv: w.conv, TS: d.TS}, nil)
+	s.mark(w.reservation(), d.TS)
+}
+
+func (s *Service) fail(w *send, err *wire.Error) {
+	w.over = true
+	s.d.Metrics.sends.WithLabelValues(string(err.Code)).Inc()
+	w.Done(nil, err)
+}
