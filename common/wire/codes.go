@@ -1,5 +1,10 @@
 package wire
 
+import (
+	"errors"
+	"net/http"
+)
+
 // Code is an error code: the contract with clients. Texts beside it are
 // English and may change.
 type Code string
@@ -23,36 +28,43 @@ const (
 	CodeInternal        Code = "internal"
 )
 
-// CodeInfo is what the protocol says of a code.
+// CodeInfo is what the protocol says of an error code.
 type CodeInfo struct {
 	HTTP  int  // status of an HTTP answer with this code
 	Retry bool // the same request may succeed later; carries retry_after_ms
 }
 
-var codeTable = map[Code]CodeInfo{
-	CodeBadRequest:      {HTTP: 400},
-	CodeUnsupported:     {HTTP: 400},
-	CodeUnauthenticated: {HTTP: 401},
-	CodeForbidden:       {HTTP: 403},
-	CodeNotMember:       {HTTP: 403},
-	CodeBlocked:         {HTTP: 403},
-	CodeBanned:          {HTTP: 403},
-	CodeMuted:           {HTTP: 403},
-	CodeNotFound:        {HTTP: 404},
-	CodeConflict:        {HTTP: 409},
-	CodeTooLarge:        {HTTP: 413},
-	CodeRateLimited:     {HTTP: 429, Retry: true},
-	CodeOverloaded:      {HTTP: 503, Retry: true},
-	CodeUnavailable:     {HTTP: 503, Retry: true},
-	CodeInternal:        {HTTP: 500},
+// Info returns what the protocol says of the code; an unknown one is internal.
+func (c Code) Info() CodeInfo {
+	switch c {
+	case CodeBadRequest, CodeUnsupported:
+		return CodeInfo{HTTP: http.StatusBadRequest}
+	case CodeUnauthenticated:
+		return CodeInfo{HTTP: http.StatusUnauthorized}
+	case CodeForbidden, CodeNotMember, CodeBlocked, CodeBanned, CodeMuted:
+		return CodeInfo{HTTP: http.StatusForbidden}
+	case CodeNotFound:
+		return CodeInfo{HTTP: http.StatusNotFound}
+	case CodeConflict:
+		return CodeInfo{HTTP: http.StatusConflict}
+	case CodeTooLarge:
+		return CodeInfo{HTTP: http.StatusRequestEntityTooLarge}
+	case CodeRateLimited:
+		return CodeInfo{HTTP: http.StatusTooManyRequests, Retry: true}
+	case CodeOverloaded, CodeUnavailable:
+		return CodeInfo{HTTP: http.StatusServiceUnavailable, Retry: true}
+	case CodeInternal:
+	}
+	return CodeInfo{HTTP: http.StatusInternalServerError}
 }
 
-// Info returns the row of the code table; an unknown code is internal.
-func (c Code) Info() CodeInfo {
-	if i, ok := codeTable[c]; ok {
-		return i
+// Codes returns all error codes, in the order of docs/protocol.md.
+func Codes() []Code {
+	return []Code{
+		CodeBadRequest, CodeUnauthenticated, CodeForbidden, CodeNotMember, CodeBlocked,
+		CodeBanned, CodeMuted, CodeNotFound, CodeConflict, CodeTooLarge, CodeRateLimited,
+		CodeOverloaded, CodeUnavailable, CodeUnsupported, CodeInternal,
 	}
-	return codeTable[CodeInternal]
 }
 
 // Error is a refusal that goes to a client as it stands.
@@ -86,3 +98,83 @@ const (
 	CloseReplaced        = 4009
 	CloseTooSlow         = 4010
 )
+
+// Reaction is what a client does after a close, by itself.
+type Reaction uint8
+
+// Reactions to a close.
+const (
+	ComeBack Reaction = iota // reconnect, with growing pauses
+	StayAway                 // not before a person or new credentials say so
+)
+
+// String returns the form that tables and logs show.
+func (r Reaction) String() string {
+	if r == StayAway {
+		return "stay_away"
+	}
+	return "come_back"
+}
+
+// CloseInfo is what the protocol says of a close code.
+type CloseInfo struct {
+	Name     string // snake_case, for logs and metric labels
+	Reaction Reaction
+}
+
+// CloseInfoOf returns what the protocol says of a close code. One that it does
+// not have is "unknown", after which clients come back.
+func CloseInfoOf(code int) CloseInfo {
+	switch code {
+	case CloseBye:
+		return CloseInfo{Name: "bye"}
+	case CloseGoingAway:
+		return CloseInfo{Name: "going_away"}
+	case CloseProtocol:
+		return CloseInfo{Name: "protocol_error"}
+	case CloseUnsupportedData:
+		return CloseInfo{Name: "unsupported_data"}
+	case CloseInvalidUTF8:
+		return CloseInfo{Name: "invalid_utf8"}
+	case ClosePolicy:
+		return CloseInfo{Name: "policy"}
+	case CloseTooBig:
+		return CloseInfo{Name: "too_big"}
+	case CloseRestart:
+		return CloseInfo{Name: "restart"}
+	case CloseTryLater:
+		return CloseInfo{Name: "try_later"}
+	case CloseUnauthenticated:
+		return CloseInfo{Name: "unauthenticated", Reaction: StayAway}
+	case CloseBanned:
+		return CloseInfo{Name: "banned", Reaction: StayAway}
+	case CloseHeartbeat:
+		return CloseInfo{Name: "heartbeat"}
+	case CloseReplaced:
+		return CloseInfo{Name: "replaced", Reaction: StayAway}
+	case CloseTooSlow:
+		return CloseInfo{Name: "too_slow"}
+	}
+	return CloseInfo{Name: "unknown"}
+}
+
+// CloseCodes returns all close codes, in the order of docs/protocol.md.
+func CloseCodes() []int {
+	return []int{
+		CloseBye, CloseGoingAway, CloseProtocol, CloseUnsupportedData, CloseInvalidUTF8,
+		ClosePolicy, CloseTooBig, CloseRestart, CloseTryLater, CloseUnauthenticated,
+		CloseBanned, CloseHeartbeat, CloseReplaced, CloseTooSlow,
+	}
+}
+
+// CloseOf returns the close code for an error of DecodeBinary or Frames, with
+// which a connection ends: nothing after such bytes can be understood.
+func CloseOf(err error) int {
+	switch {
+	case errors.Is(err, ErrTooBig):
+		return CloseTooBig
+	case errors.Is(err, ErrUTF8):
+		return CloseInvalidUTF8
+	}
+	return CloseProtocol
+}

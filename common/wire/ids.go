@@ -43,8 +43,11 @@ func (id MsgID) MarshalJSON() ([]byte, error) {
 	return strconv.AppendQuote(nil, id.String()), nil
 }
 
-// UnmarshalJSON reads a decimal string of 1 to 63 bits.
+// UnmarshalJSON reads a decimal string of 1 to 63 bits; null changes nothing.
 func (id *MsgID) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
+	}
 	if len(b) < 2 || b[0] != '"' || b[len(b)-1] != '"' {
 		return errors.New("message id is not a string")
 	}
@@ -56,10 +59,11 @@ func (id *MsgID) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// ParseMsgID reads the decimal form of a message id, which is positive.
+// ParseMsgID reads the decimal form of a message id, which is positive. Signs
+// and leading zeros are refused: an id has one form.
 func ParseMsgID(s string) (MsgID, error) {
 	v, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || v <= 0 {
+	if err != nil || v <= 0 || s[0] < '1' {
 		return 0, fmt.Errorf("message id %.24q is not a positive decimal", s)
 	}
 	return MsgID(v), nil

@@ -39,31 +39,54 @@ const (
 	OpBroadcast     Op = 130
 )
 
-var opNames = map[Op]string{
-	OpAuth: "auth", OpAuthOK: "auth_ok", OpPing: "ping", OpPong: "pong",
-	OpSend: "send", OpSendAck: "send_ack", OpMsg: "msg", OpAck: "ack", OpRead: "read",
-	OpReceipt: "receipt", OpSync: "sync", OpSyncOK: "sync_ok", OpRecall: "recall",
-	OpEdit: "edit", OpUpdate: "update", OpTyping: "typing", OpPresenceSub: "presence_sub",
-	OpPresenceUnsub: "presence_unsub", OpPresence: "presence", OpJoin: "join",
-	OpLeave: "leave", OpRoomSend: "room_send", OpRoomMsg: "room_msg", OpGroup: "group",
-	OpKick: "kick", OpReconnect: "reconnect", OpLagged: "lagged", OpOK: "ok",
-	OpError: "error", OpRefused: "refused", OpBroadcast: "broadcast",
+// opNames is indexed by op-OpAuth: the push path asks for a name per frame.
+//
+//nolint:gochecknoglobals // a constant table
+var opNames = [...]string{
+	OpAuth - OpAuth: "auth", OpAuthOK - OpAuth: "auth_ok", OpPing - OpAuth: "ping",
+	OpPong - OpAuth: "pong", OpSend - OpAuth: "send", OpSendAck - OpAuth: "send_ack",
+	OpMsg - OpAuth: "msg", OpAck - OpAuth: "ack", OpRead - OpAuth: "read",
+	OpReceipt - OpAuth: "receipt", OpSync - OpAuth: "sync", OpSyncOK - OpAuth: "sync_ok",
+	OpRecall - OpAuth: "recall", OpEdit - OpAuth: "edit", OpUpdate - OpAuth: "update",
+	OpTyping - OpAuth: "typing", OpPresenceSub - OpAuth: "presence_sub",
+	OpPresenceUnsub - OpAuth: "presence_unsub", OpPresence - OpAuth: "presence",
+	OpJoin - OpAuth: "join", OpLeave - OpAuth: "leave", OpRoomSend - OpAuth: "room_send",
+	OpRoomMsg - OpAuth: "room_msg", OpGroup - OpAuth: "group", OpKick - OpAuth: "kick",
+	OpReconnect - OpAuth: "reconnect", OpLagged - OpAuth: "lagged", OpOK - OpAuth: "ok",
+	OpError - OpAuth: "error", OpRefused - OpAuth: "refused", OpBroadcast - OpAuth: "broadcast",
 }
 
+//nolint:gochecknoglobals // a constant table, the reverse of opNames
 var opsByName = func() map[string]Op {
 	m := make(map[string]Op, len(opNames))
-	for op, name := range opNames {
-		m[name] = op
+	for i, name := range opNames {
+		m[name] = OpAuth + Op(i) //nolint:gosec // the table is short
 	}
 	return m
 }()
 
 // String returns the name used in JSON envelopes, or "" for an unknown one.
-func (op Op) String() string { return opNames[op] }
+func (op Op) String() string {
+	if op < OpAuth || int(op-OpAuth) >= len(opNames) {
+		return ""
+	}
+	return opNames[op-OpAuth]
+}
 
 // OpByName returns the operation of a JSON envelope; ok is false for a name
 // that the protocol does not have.
 func OpByName(name string) (op Op, ok bool) {
 	op, ok = opsByName[name]
 	return op, ok
+}
+
+// ClientOp says whether a client may send op. It says nothing of whether this
+// version answers it.
+func ClientOp(op Op) bool {
+	switch op { //nolint:exhaustive // the others are the server's
+	case OpAuth, OpPing, OpSend, OpAck, OpRead, OpSync, OpRecall, OpEdit, OpTyping,
+		OpPresenceSub, OpPresenceUnsub, OpJoin, OpLeave, OpRoomSend:
+		return true
+	}
+	return false
 }
