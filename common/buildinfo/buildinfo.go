@@ -6,7 +6,7 @@ package buildinfo
 import "runtime/debug"
 
 // version is set by the Makefile: -ldflags "-X …/common/buildinfo.version=v1.2.3".
-var version string //nolint:gochecknoglobals // written by the linker
+var version string
 
 // Info is what a build knows of itself.
 type Info struct {

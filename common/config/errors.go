@@ -34,11 +34,10 @@ func appendProblems(to []string, err error) []string {
 	if err == nil {
 		return to
 	}
-	var bad *Error
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*Error](err); ok {
 		return append(to, bad.Problems...)
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only the outermost join is taken apart
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			to = appendProblems(to, e)
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // plainScalar matches what YAML reads back as the same text without quotes.
-var plainScalar = regexp.MustCompile(`^[A-Za-z0-9./_-][A-Za-z0-9./:_-]*$`) //nolint:gochecknoglobals // a constant pattern
+var plainScalar = regexp.MustCompile(`^[A-Za-z0-9./_-][A-Za-z0-9./:_-]*$`)
 
 func yamlScalar(v string) string {
 	if plainScalar.MatchString(v) && !strings.HasSuffix(v, ":") {

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/pprof" //nolint:gosec // served by the admin port's own mux, never by the default one
+	"net/http/pprof"
 	"sync"
 	"syscall"
 	"time"
