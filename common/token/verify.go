@@ -1,0 +1,106 @@
+package token
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/starling-im/starling/common/wire"
+)
+
+// Verifier checks tokens against the keys of one JWKS.
+type Verifier struct {
+	keys   map[string]*key
+	parser *jwt.Parser
+}
+
+func newVerifier(keys map[string]*key) *Verifier {
+	return &Verifier{
+		keys: keys,
+		// Claims are judged by claims below, against the caller's clock.
+		parser: jwt.NewParser(jwt.WithoutClaimsValidation(), jwt.WithValidMethods([]string{
+			jwt.SigningMethodHS256.Alg(), jwt.SigningMethodRS256.Alg(),
+			jwt.SigningMethodES256.Alg(), jwt.SigningMethodEdDSA.Alg(),
+		})),
+	}
+}
+
+// Verify checks signature and times of an access token and returns its claims.
+// The error is ErrExpired for a good token whose time is over, else it is
+// ErrBadToken. Its text is fit for a client: it holds nothing secret.
+func (v *Verifier) Verify(raw string, now time.Time) (Claims, error) {
+	return v.verify(raw, now, UseAccess)
+}
+
+// VerifyRefresh is Verify for refresh tokens, and refuses access tokens.
+func (v *Verifier) VerifyRefresh(raw string, now time.Time) (Claims, error) {
+	return v.verify(raw, now, UseRefresh)
+}
+
+func (v *Verifier) verify(raw string, now time.Time, use string) (Claims, error) {
+	if len(raw) > wire.MaxTokenLen {
+		return Claims{}, fmt.Errorf("%w: longer than %d bytes", ErrBadToken, wire.MaxTokenLen)
+	}
+	var p payload
+	if _, err := v.parser.ParseWithClaims(raw, &p, v.keyOf); err != nil {
+		if errors.Is(err, ErrBadToken) {
+			return Claims{}, err //nolint:wrapcheck // it is ours, from keyOf
+		}
+		return Claims{}, fmt.Errorf("%w: %w", ErrBadToken, err)
+	}
+	return p.claims(now, use)
+}
+
+// keyOf returns the key that a token names, if the token's algorithm is the
+// key's. Without that a public RSA key would serve as an HS256 secret.
+func (v *Verifier) keyOf(t *jwt.Token) (any, error) {
+	kid, _ := t.Header["kid"].(string)
+	if kid == "" {
+		return nil, fmt.Errorf("%w: header has no kid", ErrBadToken)
+	}
+	k, ok := v.keys[kid]
+	if !ok {
+		return nil, ErrUnknownKey
+	}
+	if t.Method.Alg() != k.method.Alg() {
+		return nil, fmt.Errorf("%w: alg is not the key's, %s", ErrBadToken, k.method.Alg())
+	}
+	return k.public, nil
+}
+
+// claims judges what a signed payload says.
+func (p *payload) claims(now time.Time, use string) (Claims, error) {
+	c := Claims{
+		User: wire.UserID(p.Subject), Device: wire.DeviceID(p.Device),
+		Roles: p.Roles, ID: p.ID, Use: p.Use,
+	}
+	ahead := now.Add(ClockSkew)
+	switch {
+	case !wire.ValidID(p.Subject):
+		return Claims{}, fmt.Errorf("%w: sub is not a user id", ErrBadToken)
+	case p.Device != "" && !wire.ValidID(p.Device):
+		return Claims{}, fmt.Errorf("%w: device is not an id", ErrBadToken)
+	case len(p.Roles) > maxRoles:
+		return Claims{}, fmt.Errorf("%w: more than %d roles", ErrBadToken, maxRoles)
+	case p.ExpiresAt == nil:
+		return Claims{}, fmt.Errorf("%w: exp is missing", ErrBadToken)
+	case p.IssuedAt != nil && p.IssuedAt.After(ahead):
+		return Claims{}, fmt.Errorf("%w: iat is in the future", ErrBadToken)
+	case p.NotBefore != nil && p.NotBefore.After(ahead):
+		return Claims{}, fmt.Errorf("%w: nbf is in the future", ErrBadToken)
+	case p.Use != use:
+		return Claims{}, ErrWrongUse
+	case !now.Before(p.ExpiresAt.Time):
+		return Claims{}, ErrExpired
+	}
+	if len(c.Roles) == 0 {
+		c.Roles = []string{RoleUser}
+	}
+	if p.IssuedAt != nil {
+		c.IssuedAt = p.IssuedAt.Time
+	}
+	c.Expires = p.ExpiresAt.Time
+	return c, nil
+}
