@@ -19,6 +19,7 @@ type Producer interface {
 	Flush(ctx context.Context) error
 	// Ready says why the log cannot be written, nil when it can.
 	Ready() error
+	// Close answers what is unanswered with ErrUnavailable; Flush before it.
 	Close()
 }
 
@@ -30,15 +31,17 @@ type Assignment struct {
 	Low, High int64  // first offset kept, next offset to be written
 }
 
-// Owner is told of partitions. Its methods are called from Consumer.Run's
-// goroutine, so a partition is revoked before it is assigned elsewhere.
+// Owner is told of partitions. Its methods are never called at the same time,
+// and only while Consumer.Run runs; a partition is revoked before it is
+// assigned elsewhere, unless it was lost.
 type Owner interface {
 	// Assigned returns where to start each partition.
 	Assigned(ctx context.Context, as []Assignment) (map[record.PartitionID]int64, error)
 	// Revoked: finish nothing more; lost says that another owner may already work.
 	Revoked(ps []record.PartitionID, lost bool)
-	// Messages hands over what arrived, per partition in order. It may block:
-	// that is the back-pressure.
+	// Messages hands over what arrived, per partition in order; the slice is
+	// the owner's. It may block: that is the back-pressure. A rebalance waits
+	// for it, at most five minutes; then the partitions are lost.
 	Messages(ctx context.Context, ms []record.Entry) error
 }
 
@@ -46,8 +49,10 @@ type Owner interface {
 type Consumer interface {
 	// Run polls until ctx ends or the owner fails.
 	Run(ctx context.Context, o Owner) error
-	// Commit stores the next offset to read per partition (asynchronously;
-	// only grows; ignored for partitions not owned).
+	// Commit stores the next offset to read per partition (asynchronously, each
+	// second and when partitions leave; only grows; ignored for partitions not
+	// owned). Any goroutine may call it.
 	Commit(offsets map[record.PartitionID]int64)
+	// Close follows the end of Run.
 	Close() error
 }

@@ -1,0 +1,355 @@
+package mq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/record"
+)
+
+// run is one call of Run. All fields but the channels belong to its goroutine.
+type run struct {
+	*consumer
+	ctx   context.Context //nolint:containedctx // Run's own; rebalance callbacks come through librdkafka without one
+	owner Owner
+	err   error // ends the loop
+
+	batches chan []record.Entry // to hand
+	done    chan error          // from hand, one a batch
+	busy    bool                // the owner has a batch
+	since   time.Time           // for so long
+	paused  bool
+	buf     []record.Entry
+	over    bool // the owner is told nothing more
+}
+
+// hand calls the owner, one batch at a time.
+func (r *run) hand() {
+	for b := range r.batches {
+		start := time.Now()
+		err := r.owner.Messages(r.ctx, b)
+		r.m.busy.Observe(time.Since(start).Seconds())
+		r.done <- err
+	}
+}
+
+func (r *run) loop() error {
+	if err := r.c.SubscribeTopics(r.topics, r.rebalance); err != nil {
+		return fmt.Errorf("subscribe to %v: %w", r.topics, err)
+	}
+	for r.err == nil && r.ctx.Err() == nil {
+		r.step()
+	}
+	if r.err != nil {
+		return r.err
+	}
+	return nil
+}
+
+// step polls once, or waits for the owner, and hands over what there is.
+func (r *run) step() {
+	switch {
+	case r.busy && len(r.buf) > 0 && !r.paused:
+		// Polling with a wait here would keep the owner waiting in turn.
+		r.drain()
+		r.await(min(pollWait, max(0, stallAfter-time.Since(r.since))))
+		if r.busy && time.Since(r.since) >= stallAfter {
+			r.pause()
+		}
+	case r.busy:
+		r.poll(pollWait)
+		r.await(0)
+	default:
+		if len(r.buf) == 0 {
+			r.poll(pollWait)
+		}
+		r.drain()
+		r.handOver()
+	}
+	r.m.buffered.Set(float64(len(r.buf)))
+}
+
+// drain takes what is there without waiting.
+func (r *run) drain() {
+	for r.err == nil && len(r.buf) < r.cfg.BatchMessages && r.poll(0) {
+	}
+}
+
+func (r *run) handOver() {
+	if len(r.buf) == 0 || r.err != nil {
+		return
+	}
+	for _, e := range r.buf {
+		r.m.records.WithLabelValues(e.Topic).Inc()
+	}
+	r.batches <- r.buf
+	r.buf, r.busy, r.since = nil, true, time.Now()
+}
+
+// await gives the owner some time to finish its batch.
+func (r *run) await(d time.Duration) {
+	if !r.busy {
+		return
+	}
+	if d <= 0 {
+		select {
+		case err := <-r.done:
+			r.finished(err)
+		default:
+		}
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case err := <-r.done:
+		r.finished(err)
+	case <-r.ctx.Done():
+	case <-t.C:
+	}
+}
+
+// join waits for the batch in hand, however long.
+func (r *run) join() {
+	if r.busy {
+		r.finished(<-r.done)
+	}
+}
+
+func (r *run) finished(err error) {
+	r.busy = false
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("owner of group %s: %w", r.group, err)
+	}
+	if r.paused {
+		r.resume()
+	}
+}
+
+func (r *run) pause() {
+	tps, err := r.c.Assignment()
+	if err == nil {
+		err = r.c.Pause(tps)
+	}
+	if err != nil {
+		r.log.Warn("pause partitions", zap.Error(err))
+		return
+	}
+	r.paused = true
+	r.m.stalls.Inc()
+	r.log.Warn("owner keeps a batch for long; partitions are paused", zap.Duration("since", time.Since(r.since)))
+}
+
+func (r *run) resume() {
+	tps, err := r.c.Assignment()
+	if err == nil {
+		err = r.c.Resume(tps)
+	}
+	if err != nil {
+		r.err = errors.Join(r.err, fmt.Errorf("resume partitions: %w", err))
+	}
+	r.paused = false
+}
+
+// poll takes one event; it says whether there was one.
+func (r *run) poll(wait time.Duration) bool {
+	switch ev := r.c.Poll(int(wait.Milliseconds())).(type) {
+	case nil:
+		return false
+	case *kafka.Message:
+		if ev.TopicPartition.Error != nil {
+			var ke kafka.Error
+			if errors.As(ev.TopicPartition.Error, &ke) {
+				r.fault(ke)
+			}
+			return true
+		}
+		r.buf = append(r.buf, entryOf(ev))
+	case kafka.Error:
+		r.fault(ev)
+	case kafka.OffsetsCommitted:
+		if ev.Error != nil {
+			r.m.errs.WithLabelValues("commit").Inc()
+			r.log.Warn("commit offsets", zap.Error(ev.Error))
+		}
+	}
+	return true
+}
+
+// fault ends the run for what does not pass by itself.
+func (r *run) fault(e kafka.Error) {
+	r.m.errs.WithLabelValues(e.Code().String()).Inc()
+	switch {
+	case e.IsFatal(), e.Code() == kafka.ErrAutoOffsetReset, e.Code() == kafka.ErrOffsetOutOfRange,
+		e.Code() == kafka.ErrTopicAuthorizationFailed, e.Code() == kafka.ErrGroupAuthorizationFailed:
+		r.err = fmt.Errorf("consume as group %s: %w", r.group, e)
+	case e.Code() == kafka.ErrMaxPollExceeded:
+		r.log.Error("consumer was put out of its group: the owner kept a batch too long", zap.Error(e))
+	default:
+		r.log.Debug("kafka consumer", zap.Error(e))
+	}
+}
+
+// rebalance is librdkafka's callback, from inside Poll and so on Run's
+// goroutine.
+func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
+	if r.over {
+		return nil
+	}
+	switch ev := ev.(type) {
+	case kafka.AssignedPartitions:
+		if r.ctx.Err() != nil { // on the way out: they come back at once
+			return nil
+		}
+		r.join()
+		if err := r.assigned(ev.Partitions); err != nil {
+			r.err = errors.Join(r.err, err)
+		}
+	case kafka.RevokedPartitions:
+		lost := r.c.AssignmentLost()
+		r.join()
+		r.revoked(ev.Partitions, lost)
+	}
+	return nil
+}
+
+func (r *run) assigned(tps []kafka.TopicPartition) error {
+	if len(tps) == 0 {
+		return r.c.IncrementalAssign(tps)
+	}
+	as, err := r.look(tps)
+	if err != nil {
+		return err
+	}
+	starts, err := r.owner.Assigned(r.ctx, as)
+	if err != nil {
+		return fmt.Errorf("owner of group %s at an assignment: %w", r.group, err)
+	}
+	for i := range tps {
+		start, ok := starts[idOf(tps[i])]
+		if !ok || start < 0 {
+			return fmt.Errorf("owner of group %s gave no start for %v", r.group, idOf(tps[i]))
+		}
+		tps[i].Offset = kafka.Offset(start)
+	}
+	r.mu.Lock()
+	for _, a := range as {
+		r.committed[a.PartitionID] = a.Committed
+	}
+	r.mu.Unlock()
+	r.m.rebalances.WithLabelValues("assigned").Add(float64(len(tps)))
+	r.log.Info("partitions assigned", zap.Int("count", len(tps)))
+	if err := r.c.IncrementalAssign(tps); err != nil {
+		return fmt.Errorf("assign %d partitions: %w", len(tps), err)
+	}
+	return nil
+}
+
+// look asks the brokers where the partitions stand, until they answer.
+func (r *run) look(tps []kafka.TopicPartition) ([]Assignment, error) {
+	for {
+		as, err := r.lookOnce(tps)
+		if err == nil {
+			return as, nil
+		}
+		r.log.Warn("partitions assigned, but the brokers do not say where they stand", zap.Error(err))
+		select {
+		case <-r.ctx.Done():
+			return nil, fmt.Errorf("look at assigned partitions: %w", err)
+		case <-time.After(assignPause):
+		}
+	}
+}
+
+func (r *run) lookOnce(tps []kafka.TopicPartition) ([]Assignment, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+	defer cancel()
+	topics, err := describeNames(ctx, r.admin, r.topics)
+	if err != nil {
+		return nil, err
+	}
+	committed, err := r.c.Committed(slices.Clone(tps), 5000)
+	if err != nil {
+		return nil, fmt.Errorf("read committed offsets: %w", err)
+	}
+	as := make([]Assignment, 0, len(tps))
+	for _, tp := range committed {
+		if tp.Error != nil {
+			return nil, fmt.Errorf("read committed offset of %v: %w", idOf(tp), tp.Error)
+		}
+		a := Assignment{PartitionID: idOf(tp), Committed: max(-1, int64(tp.Offset))}
+		if a.Low, a.High, err = r.c.QueryWatermarkOffsets(a.Topic, a.Number, 5000); err != nil {
+			return nil, fmt.Errorf("read watermarks of %v: %w", a.PartitionID, err)
+		}
+		t, ok := topics[a.Topic]
+		if !ok {
+			return nil, fmt.Errorf("topic %s does not stand", a.Topic)
+		}
+		a.TopicID = t.TopicID.String()
+		as = append(as, a)
+	}
+	return as, nil
+}
+
+func (r *run) revoked(tps []kafka.TopicPartition, lost bool) {
+	ps := make([]record.PartitionID, len(tps))
+	for i, tp := range tps {
+		ps[i] = idOf(tp)
+	}
+	r.buf = slices.DeleteFunc(r.buf, func(e record.Entry) bool { return slices.Contains(ps, e.PartitionID) })
+	r.owner.Revoked(ps, lost) // may Commit
+	r.forget(ps)
+	event := "revoked"
+	if lost {
+		event = "lost"
+	}
+	r.m.rebalances.WithLabelValues(event).Add(float64(len(ps)))
+	r.log.Info("partitions revoked", zap.Int("count", len(ps)), zap.Bool("lost", lost))
+	if err := r.c.IncrementalUnassign(tps); err != nil {
+		r.err = errors.Join(r.err, fmt.Errorf("unassign %d partitions: %w", len(tps), err))
+	}
+}
+
+func (r *run) forget(ps []record.PartitionID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range ps {
+		delete(r.committed, p)
+	}
+}
+
+// leave gives all partitions back, so that the owner is told on this
+// goroutine, and within a bound also where no broker answers.
+func (r *run) leave() {
+	r.join()
+	r.buf = nil
+	if err := r.c.Unsubscribe(); err != nil {
+		r.log.Warn("leave the group", zap.Error(err))
+	}
+	for end := time.Now().Add(leaveTimeout); r.owns() && time.Now().Before(end); {
+		r.c.Poll(int(pollWait.Milliseconds()))
+	}
+	r.mu.Lock()
+	rest := make([]record.PartitionID, 0, len(r.committed))
+	for p := range r.committed {
+		rest = append(rest, p)
+	}
+	r.mu.Unlock()
+	r.over = true
+	if len(rest) > 0 {
+		r.owner.Revoked(rest, true)
+		r.forget(rest)
+	}
+}
+
+func (r *run) owns() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.committed) > 0
+}
