@@ -1,0 +1,181 @@
+// Package rpcserver serves edges: Login, and the uplink streams that carry the
+// frames of clients.
+//
+// What is ordered: the sends of a stream, and recalls and edits among them, are
+// produced in the order in which they came, by the one goroutine that handles
+// the stream. Answers come as they are ready: a sync, and the verdict on a
+// recall or an edit, do not hold up what came after them; they run in a pool of
+// at most Config.Workers a stream, with a bounded queue, beyond which the answer
+// is overloaded.
+//
+// A stream that ends takes its answers with it: what the log still acknowledges
+// for it goes nowhere, and the edge tells its clients unavailable. An edge that
+// does not take its answers is cut off when the bound of its queue is reached.
+package rpcserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/starling-im/starling/common/record/recordpb"
+	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/logic/internal/message"
+)
+
+// Bounds of one stream.
+const (
+	defaultWorkers = 64
+	slowQueue      = 4096            // syncs, recalls and edits that wait for a worker
+	outQueue       = 1 << 16         // answers
+	outBytes       = 64 << 20        // of answers
+	maxInFlight    = 1 << 16         // sends without an answer
+	batchBytes     = 1 << 20         // of one DownBatch
+	drainWait      = 8 * time.Second // for what is in hand when a stream is drained
+	loginWait      = 5 * time.Second
+	epochKept      = 10 * time.Second // a history epoch changes only by a restore
+)
+
+// Messages is the use case of sends and changes.
+type Messages interface {
+	Send(ctx context.Context, reqs []message.Request)
+	Change(ctx context.Context, from wire.UserID, origin *recordpb.Origin, status string, b wire.RecallBody) (*message.Pending, error)
+}
+
+// Syncer answers sync.
+type Syncer interface {
+	Sync(ctx context.Context, u wire.UserID, d wire.DeviceID, req wire.Sync) (*wire.SyncOK, error)
+}
+
+// Cursors takes acks and reads.
+type Cursors interface {
+	Add(u wire.UserID, d wire.DeviceID, conn wire.ConnID, conv wire.ConvID, delivered, read int64) bool
+	Flush(ctx context.Context, u wire.UserID)
+}
+
+// Store is what a log-in reads.
+type Store interface {
+	GroupsOf(ctx context.Context, u wire.UserID) ([]wire.GroupID, error)
+	HistoryEpoch(ctx context.Context) (string, error)
+}
+
+// Deps is what a Server works with. Workers 0 is the default.
+type Deps struct {
+	Log      *zap.Logger
+	Messages Messages
+	Sync     Syncer
+	Cursors  Cursors
+	Store    Store
+	Metrics  *Metrics
+	Workers  int
+	Now      func() time.Time
+}
+
+// Server implements rpcpb.LogicServer.
+type Server struct {
+	rpcpb.UnimplementedLogicServer
+	d        Deps
+	draining chan struct{}
+	once     sync.Once
+	wg       sync.WaitGroup
+
+	mu      sync.Mutex
+	epoch   string
+	epochAt time.Time
+}
+
+// New returns a Server, to be registered with a gRPC server.
+func New(d Deps) (*Server, error) {
+	if d.Messages == nil || d.Sync == nil || d.Cursors == nil || d.Store == nil {
+		return nil, errors.New("rpcserver: messages, sync, cursors and store are needed")
+	}
+	if d.Log == nil {
+		d.Log = zap.NewNop()
+	}
+	if d.Metrics == nil {
+		d.Metrics = NewMetrics(nil)
+	}
+	if d.Workers <= 0 {
+		d.Workers = defaultWorkers
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	return &Server{d: d, draining: make(chan struct{})}, nil
+}
+
+// Drain makes every stream take no more frames, answer what is in hand and end.
+func (s *Server) Drain() { s.once.Do(func() { close(s.draining) }) }
+
+// Wait returns when no goroutine of a stream is left. Call it after the gRPC
+// server has stopped.
+func (s *Server) Wait() { s.wg.Wait() }
+
+// Login reads what an edge must know of a user.
+func (s *Server) Login(ctx context.Context, r *rpcpb.LoginRequest) (*rpcpb.LoginReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, loginWait)
+	defer cancel()
+	if !wire.ValidID(r.GetUser()) {
+		return nil, status.Error(codes.InvalidArgument, "user is not an id")
+	}
+	epoch, err := s.historyEpoch(ctx)
+	if err != nil {
+		return nil, s.storeAway("read history epoch", err)
+	}
+	groups, err := s.d.Store.GroupsOf(ctx, wire.UserID(r.GetUser()))
+	if err != nil {
+		return nil, s.storeAway("read groups", err)
+	}
+	reply := &rpcpb.LoginReply{HistoryEpoch: epoch, Groups: make([]string, len(groups))}
+	for i, g := range groups {
+		reply.Groups[i] = string(g)
+	}
+	s.d.Metrics.logins.Inc()
+	return reply, nil
+}
+
+func (s *Server) storeAway(what string, err error) error {
+	s.d.Log.Warn("log-in failed", zap.String("what", what), zap.Error(err))
+	return status.Error(codes.Unavailable, what+": the store does not answer")
+}
+
+func (s *Server) historyEpoch(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	epoch, at := s.epoch, s.epochAt
+	s.mu.Unlock()
+	if epoch != "" && s.d.Now().Sub(at) < epochKept {
+		return epoch, nil
+	}
+	epoch, err := s.d.Store.HistoryEpoch(ctx)
+	if err != nil {
+		return "", fmt.Errorf("read history epoch: %w", err)
+	}
+	s.mu.Lock()
+	s.epoch, s.epochAt = epoch, s.d.Now()
+	s.mu.Unlock()
+	return epoch, nil
+}
+
+// Uplink handles one stream until it ends or the server drains.
+func (s *Server) Uplink(raw rpcpb.Logic_UplinkServer) error {
+	server := ""
+	if md, ok := metadata.FromIncomingContext(raw.Context()); ok {
+		if v := md.Get("server"); len(v) > 0 {
+			server = v[0]
+		}
+	}
+	if !wire.ValidID(server) {
+		return status.Error(codes.InvalidArgument, "metadata server does not name an edge")
+	}
+	s.d.Metrics.streams.Inc()
+	defer s.d.Metrics.streams.Dec()
+	return newStream(s, raw, server).run()
+}
