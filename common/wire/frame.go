@@ -72,11 +72,11 @@ func AppendBinary(dst []byte, f Frame) []byte {
 	if n == 0 {
 		n = len(emptyBody)
 	}
-	dst = binary.BigEndian.AppendUint32(dst, uint32(HeaderLen+n)) //nolint:gosec // bodies are bounded far below 2 GiB
+	dst = binary.BigEndian.AppendUint32(dst, uint32(HeaderLen+n))
 	dst = binary.BigEndian.AppendUint16(dst, HeaderLen)
 	dst = binary.BigEndian.AppendUint16(dst, Version)
-	dst = binary.BigEndian.AppendUint32(dst, uint32(f.Op))  //nolint:gosec // the same 32 bits
-	dst = binary.BigEndian.AppendUint32(dst, uint32(f.Seq)) //nolint:gosec // the same 32 bits
+	dst = binary.BigEndian.AppendUint32(dst, uint32(f.Op))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(f.Seq))
 	if len(f.Body) == 0 {
 		return append(dst, emptyBody...)
 	}
@@ -158,7 +158,7 @@ func decodeBinary(b []byte, limit int) (Frame, int, error) {
 	if len(b) < 4 {
 		return Frame{}, 0, ErrIncomplete
 	}
-	size := int(int32(binary.BigEndian.Uint32(b))) //nolint:gosec // int32 on the wire; a negative one is refused
+	size := int(int32(binary.BigEndian.Uint32(b)))
 	if size < HeaderLen {
 		return Frame{}, 0, fmt.Errorf("%w: packet length %d", ErrHeader, size)
 	}
@@ -175,8 +175,8 @@ func decodeBinary(b []byte, limit int) (Frame, int, error) {
 		return Frame{}, 0, ErrIncomplete
 	}
 	f := Frame{
-		Op:  Op(int32(binary.BigEndian.Uint32(b[8:]))),       //nolint:gosec // int32 on the wire
-		Seq: int32(binary.BigEndian.Uint32(b[12:HeaderLen])), //nolint:gosec // int32 on the wire
+		Op:  Op(int32(binary.BigEndian.Uint32(b[8:]))),
+		Seq: int32(binary.BigEndian.Uint32(b[12:HeaderLen])),
 	}
 	if body := b[HeaderLen:size]; len(body) > 0 {
 		if !utf8.Valid(body) {

@@ -43,7 +43,7 @@ const (
 //
 //nolint:gochecknoglobals // a constant table
 var opNames = [...]string{
-	OpAuth - OpAuth: "auth", OpAuthOK - OpAuth: "auth_ok", OpPing - OpAuth: "ping",
+	"auth", OpAuthOK - OpAuth: "auth_ok", OpPing - OpAuth: "ping",
 	OpPong - OpAuth: "pong", OpSend - OpAuth: "send", OpSendAck - OpAuth: "send_ack",
 	OpMsg - OpAuth: "msg", OpAck - OpAuth: "ack", OpRead - OpAuth: "read",
 	OpReceipt - OpAuth: "receipt", OpSync - OpAuth: "sync", OpSyncOK - OpAuth: "sync_ok",
@@ -60,7 +60,7 @@ var opNames = [...]string{
 var opsByName = func() map[string]Op {
 	m := make(map[string]Op, len(opNames))
 	for i, name := range opNames {
-		m[name] = OpAuth + Op(i) //nolint:gosec // the table is short
+		m[name] = OpAuth + Op(i)
 	}
 	return m
 }()
