@@ -108,7 +108,7 @@ func (t *turn) add(ctx context.Context, it *item, d *draft, by store.Member) (ru
 		}
 		g.Members = after
 		it.pushQuiet(g.Owner, fresh, wire.EventJoined, d.head.MaxSeq+1)
-		return ruling{}, nil
+		return ruling{seq: d.head.MaxSeq + 1}, nil // for the redo: where they joined
 	}
 	var r ruling
 	for _, u := range fresh {

@@ -65,7 +65,7 @@ func (t *turn) redoApplied(ctx context.Context, it *item, o store.Outcome) error
 		return nil
 	}
 	if o.N == 0 {
-		return t.redoQuiet(it, base)
+		return t.redoQuiet(it, base, o.Seq)
 	}
 	rows, err := t.m.st.Rows(ctx, base.head.ID, o.Seq, o.Seq+o.N-1)
 	if err != nil {
@@ -96,13 +96,13 @@ func (t *turn) redoApplied(ctx context.Context, it *item, o store.Outcome) error
 
 // redoQuiet rebuilds a join or leave of a large group for all users named:
 // those whom it did not concern then are as it says since before.
-func (t *turn) redoQuiet(it *item, base *conv) error {
+func (t *turn) redoQuiet(it *item, base *conv, joined int64) error {
 	if base.head.Group == nil {
 		return nil
 	}
 	users := unique("", userIDs(it.rec.GetCommand().GetUsers()))
 	if ev := it.quiet(""); ev == wire.EventJoined {
-		it.pushQuiet(base.head.Group.Owner, users, ev, 0)
+		it.pushQuiet(base.head.Group.Owner, users, ev, joined)
 		return nil
 	}
 	for _, u := range users {
