@@ -1,0 +1,148 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+	"go.uber.org/zap"
+)
+
+// ErrOpen is the error of calls that were not tried, because the ones before
+// failed.
+var ErrOpen = errors.New("registry: calls to redis are suspended")
+
+// Redis is the Registry in Redis.
+type Redis struct {
+	cfg     Config
+	log     *zap.Logger
+	c       redis.UniversalClient
+	breaker *gobreaker.CircuitBreaker[struct{}]
+	m       *redisMetrics
+	single  bool // one master: its run id can be read
+
+	mu      sync.Mutex
+	leases  leaseCache
+	renewed map[string]uint64 // lease key -> epoch this client has announced as new
+}
+
+var _ Registry = (*Redis)(nil)
+
+// New makes the client. It does not need Redis to answer: Ping tells.
+func New(cfg Config, log *zap.Logger, reg prometheus.Registerer) (*Redis, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	r := &Redis{cfg: cfg, log: log, m: newRedisMetrics(reg), renewed: map[string]uint64{}}
+	r.c = redis.NewUniversalClient(&redis.UniversalOptions{
+		Addrs:                 cfg.Addrs,
+		MasterName:            cfg.Master,
+		Username:              cfg.Username,
+		Password:              cfg.Password.Reveal(),
+		DB:                    cfg.DB,
+		ClientName:            "starling",
+		DisableIdentity:       true,
+		MaxRetries:            -1,
+		DialerRetries:         1,
+		DialTimeout:           cfg.Timeout,
+		ReadTimeout:           cfg.Timeout,
+		WriteTimeout:          cfg.Timeout,
+		PoolTimeout:           cfg.Timeout,
+		ContextTimeoutEnabled: true,
+		PoolSize:              cfg.PoolSize,
+		ConnMaxIdleTime:       5 * time.Minute,
+	})
+	_, cluster := r.c.(*redis.ClusterClient)
+	r.single = !cluster
+	r.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name:    "redis",
+		Timeout: cfg.BreakFor,
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return n.ConsecutiveFailures >= uint32(cfg.BreakAfter) //nolint:gosec // Validate: at least 1
+		},
+		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			open := 0.0
+			if to == gobreaker.StateOpen {
+				open = 1
+			}
+			r.m.open.Set(open)
+			log.Warn("registry breaker", zap.Stringer("from", from), zap.Stringer("to", to))
+		},
+	})
+	return r, nil
+}
+
+// do bounds, guards and measures one call. f's error is wrapped with op.
+func (r *Redis) do(ctx context.Context, op string, f func(ctx context.Context) error) error {
+	_, err := r.breaker.Execute(func() (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+		defer cancel()
+		start := time.Now()
+		err := f(ctx)
+		r.m.seconds.WithLabelValues(op).Observe(time.Since(start).Seconds())
+		return struct{}{}, err
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
+		r.m.errs.WithLabelValues(op, "open").Inc()
+		return fmt.Errorf("%s: %w", op, ErrOpen)
+	case errors.Is(err, context.DeadlineExceeded):
+		r.m.errs.WithLabelValues(op, "timeout").Inc()
+	default:
+		r.m.errs.WithLabelValues(op, "error").Inc()
+	}
+	return fmt.Errorf("redis %s: %w", op, err)
+}
+
+// pipe is do with one pipeline.
+func (r *Redis) pipe(ctx context.Context, op string, f func(p redis.Pipeliner)) error {
+	return r.do(ctx, op, func(ctx context.Context) error {
+		p := r.c.Pipeline()
+		f(p)
+		return exec(ctx, p)
+	})
+}
+
+// exec sends a pipeline. A missing key is an answer, not an error.
+func exec(ctx context.Context, p redis.Pipeliner) error {
+	if p.Len() == 0 {
+		return nil
+	}
+	cmds, err := p.Exec(ctx)
+	if err == nil {
+		return nil
+	}
+	for _, c := range cmds {
+		if e := c.Err(); e != nil && !errors.Is(e, redis.Nil) {
+			return e
+		}
+	}
+	if errors.Is(err, redis.Nil) {
+		return nil
+	}
+	return err
+}
+
+// key joins a kind and an id in braces: one id's keys share a Cluster slot.
+func (r *Redis) key(kind, id string) string { return r.cfg.Prefix + kind + ":{" + id + "}" }
+
+// Ping implements Registry.
+func (r *Redis) Ping(ctx context.Context) error {
+	return r.do(ctx, "ping", func(ctx context.Context) error { return r.c.Ping(ctx).Err() })
+}
+
+// Close implements Registry.
+func (r *Redis) Close() error {
+	if err := r.c.Close(); err != nil {
+		return fmt.Errorf("close redis client: %w", err)
+	}
+	return nil
+}
