@@ -1,0 +1,345 @@
+// Package consume reads the log: Shard brings the records of the durable
+// topics through the machine (a turn), then through delivery (its effects);
+// Pushes brings the entries of im_push to the edges, at most once.
+//
+// A Shard has three goroutines. The consumer's own runs the turns, one after
+// another: what arrives while one is under way is the next one's batch. The
+// actor does the effects of committed turns in order, a few turns behind at
+// most (then the next turn waits). The third commits offsets. Whatever ends a
+// partition here first waits until the actor has done what was committed.
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/mq"
+	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/job/internal/machine"
+)
+
+// Pauses between two tries of a turn or a claim that failed.
+const (
+	retryMin = 20 * time.Millisecond
+	retryMax = 2 * time.Second
+)
+
+// drainTime is what the actor gets at the end for turns already committed;
+// what is left then is done by the next owner.
+const drainTime = 3 * time.Second
+
+// Machine is what a Shard needs of the partition machine.
+type Machine interface {
+	Claim(ctx context.Context, p record.PartitionID, topicID string, low, high, committed int64) (start int64, err error)
+	Release(p record.PartitionID)
+	Turn(ctx context.Context, es []record.Entry) (machine.Result, error)
+}
+
+// Deliverer is what a Shard needs of delivery.
+type Deliverer interface {
+	Claim(p record.PartitionID, start int64) []wire.ServerID
+	Release(p record.PartitionID)
+	Act(ctx context.Context, effects []machine.Effects) error
+	Committable() map[record.PartitionID]int64
+}
+
+// Producer is what a Shard needs of the log, for the dead-letter topic.
+type Producer interface {
+	Produce(p record.PartitionID, ts int64, value []byte, done func(mq.Delivery)) error
+	Partitions(topic string) int32
+}
+
+// Deps is what a Shard works with. Run closes the Consumer.
+type Deps struct {
+	Log       *zap.Logger
+	Metrics   prometheus.Registerer
+	Machine   Machine
+	Deliverer Deliverer
+	Consumer  mq.Consumer
+	Producer  Producer
+}
+
+// Shard is the loop over the partitions of one store. Make it with NewShard.
+type Shard struct {
+	cfg Config
+	d   Deps
+	m   *metrics
+
+	work      chan job // to the actor
+	actorDone chan struct{}
+
+	mu    sync.Mutex // guards owned against commit, and trouble
+	owned map[record.PartitionID]struct{}
+	// trouble is why records wait, nil while they don't.
+	trouble error
+}
+
+// job is one thing for the actor, in order: the effects of a turn, partitions
+// to release, or a note that it has come this far.
+type job struct {
+	effects []machine.Effects
+	release []record.PartitionID
+	reached chan<- struct{}
+}
+
+// NewShard returns a shard that has not begun.
+func NewShard(cfg Config, d Deps) *Shard {
+	s := &Shard{
+		cfg: cfg, d: d, m: newMetrics(d.Metrics),
+		work:      make(chan job, cfg.EffectsTurns),
+		actorDone: make(chan struct{}),
+		owned:     make(map[record.PartitionID]struct{}),
+	}
+	s.m.queueCapacity.Set(float64(cfg.EffectsTurns))
+	return s
+}
+
+// Run works until ctx ends, or until going on would lose messages. At the end
+// it does the effects of what it has committed and commits the offsets.
+func (s *Shard) Run(ctx context.Context) error {
+	own, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the drain
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { s.act(own) })
+	wg.Go(func() { s.commitOften(own) })
+
+	err := s.d.Consumer.Run(ctx, s)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil
+	}
+	drain, cancel := context.WithTimeout(own, drainTime)
+	s.settle(drain.Done())
+	cancel()
+	s.commit()
+	stop()
+	wg.Wait()
+	if cerr := s.d.Consumer.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close consumer: %w", cerr))
+	}
+	return err
+}
+
+// Ready says why records wait, nil while they don't.
+func (s *Shard) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trouble
+}
+
+// Assigned implements mq.Owner: it claims the partitions, however often the
+// store has to be asked.
+func (s *Shard) Assigned(ctx context.Context, as []mq.Assignment) (map[record.PartitionID]int64, error) {
+	starts := make(map[record.PartitionID]int64, len(as))
+	for _, a := range as {
+		var start int64
+		err := s.insist(ctx, "claim partition", func() error {
+			var err error
+			start, err = s.d.Machine.Claim(ctx, a.PartitionID, a.TopicID, a.Low, a.High, a.Committed)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("claim %v: %w", a.PartitionID, err)
+		}
+		s.d.Deliverer.Claim(a.PartitionID, start)
+		starts[a.PartitionID] = start
+		s.mu.Lock()
+		s.owned[a.PartitionID] = struct{}{}
+		s.m.owned.Set(float64(len(s.owned)))
+		s.mu.Unlock()
+	}
+	return starts, nil
+}
+
+// Revoked implements mq.Owner: effects of committed turns are done first, so
+// that a sequence of pushes ends where it was committed and has no hole.
+func (s *Shard) Revoked(ps []record.PartitionID, lost bool) {
+	s.settle(nil)
+	if !lost {
+		s.commit()
+	}
+	s.mu.Lock()
+	for _, p := range ps {
+		delete(s.owned, p)
+	}
+	s.m.owned.Set(float64(len(s.owned)))
+	s.mu.Unlock()
+	for _, p := range ps {
+		s.d.Machine.Release(p)
+		s.d.Deliverer.Release(p)
+		s.m.forget(p)
+	}
+	s.d.Log.Info("partitions revoked", zap.Int("partitions", len(ps)), zap.Bool("lost", lost))
+}
+
+// Messages implements mq.Owner: turns, and their effects to the actor.
+func (s *Shard) Messages(ctx context.Context, ms []record.Entry) error {
+	for len(ms) > 0 {
+		n := min(len(ms), s.cfg.TurnRecords)
+		if err := s.turn(ctx, ms[:n]); err != nil {
+			return err
+		}
+		ms = ms[n:]
+	}
+	return nil
+}
+
+func (s *Shard) turn(ctx context.Context, es []record.Entry) error {
+	begin := time.Now()
+	var res machine.Result
+	err := s.insist(ctx, "apply records", func() error {
+		var err error
+		res, err = s.d.Machine.Turn(ctx, es)
+		if ferr := s.fence(ctx, res.Fenced); ferr != nil {
+			return ferr
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("apply %d records: %w", len(es), err)
+	}
+	s.m.turnSeconds.Observe(time.Since(begin).Seconds())
+	s.m.turnRecords.Observe(float64(len(es)))
+	s.m.applied(es)
+	for i := range res.Poison {
+		s.setAside(&res.Poison[i])
+	}
+	if len(res.Effects) == 0 {
+		return nil
+	}
+	return s.hand(ctx, job{effects: res.Effects})
+}
+
+// insist repeats what failed until it works, ctx ends, or the log and the
+// store contradict each other.
+func (s *Shard) insist(ctx context.Context, what string, f func() error) error {
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		err := f()
+		s.setTrouble(err)
+		var le *machine.LogError
+		if err == nil || errors.As(err, &le) || ctx.Err() != nil {
+			return err
+		}
+		s.m.retries.Inc()
+		s.d.Log.Warn("records wait: trying again", zap.String("what", what), zap.Error(err), zap.Duration("after", wait))
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("%s: %w", what, ctx.Err())
+		case <-t.C:
+		}
+	}
+}
+
+func (s *Shard) setTrouble(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = err
+}
+
+// fence lets go of partitions that have another owner by now, after what was
+// committed of them.
+func (s *Shard) fence(ctx context.Context, ps []record.PartitionID) error {
+	if len(ps) == 0 {
+		return nil
+	}
+	s.m.fenced.Add(float64(len(ps)))
+	s.mu.Lock()
+	for _, p := range ps {
+		delete(s.owned, p)
+	}
+	s.mu.Unlock()
+	return s.hand(ctx, job{release: ps})
+}
+
+// hand gives the actor work; a full queue holds up the next turn.
+func (s *Shard) hand(ctx context.Context, j job) error {
+	select {
+	case s.work <- j:
+		s.m.queueDepth.Set(float64(len(s.work)))
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("hand on effects: %w", ctx.Err())
+	}
+}
+
+// settle waits until the actor has done all that was handed to it, or ended,
+// or over says to go on without (nil: never).
+func (s *Shard) settle(over <-chan struct{}) {
+	reached := make(chan struct{}, 1)
+	select {
+	case s.work <- job{reached: reached}:
+	case <-s.actorDone:
+		return
+	case <-over:
+		return
+	}
+	select {
+	case <-reached:
+	case <-s.actorDone:
+	case <-over:
+	}
+}
+
+// act is the actor.
+func (s *Shard) act(ctx context.Context) {
+	defer close(s.actorDone)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-s.work:
+			s.m.queueDepth.Set(float64(len(s.work)))
+			if len(j.effects) > 0 {
+				begin := time.Now()
+				if err := s.d.Deliverer.Act(ctx, j.effects); err != nil {
+					return // ctx ended: the next owner does them
+				}
+				s.m.effectsSeconds.Observe(time.Since(begin).Seconds())
+			}
+			for _, p := range j.release {
+				s.d.Deliverer.Release(p)
+			}
+			if j.reached != nil {
+				j.reached <- struct{}{}
+			}
+		}
+	}
+}
+
+// commitOften commits until ctx ends.
+func (s *Shard) commitOften(ctx context.Context) {
+	t := time.NewTicker(s.cfg.CommitInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			s.commit()
+		}
+	}
+}
+
+// commit commits what is done, of partitions still owned.
+func (s *Shard) commit() {
+	offsets := s.d.Deliverer.Committable()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range offsets {
+		if _, ok := s.owned[p]; !ok {
+			delete(offsets, p)
+		}
+	}
+	if len(offsets) > 0 {
+		s.d.Consumer.Commit(offsets)
+		s.m.committed(offsets)
+	}
+}

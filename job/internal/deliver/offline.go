@@ -1,0 +1,294 @@
+package deliver
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-im/starling/common/mq"
+	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/record/recordpb"
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/job/internal/machine"
+	"github.com/starling-im/starling/job/internal/route"
+)
+
+// recentLimit is how many delivered messages are kept for answers "not here",
+// which come within a second.
+const recentLimit = 8192
+
+// filing is one message that may still have to be filed for somebody.
+type filing struct {
+	item   machine.Item // head only
+	asked  int          // edges that everything was pushed to, because the index had holes; 0: by routes
+	absent map[wire.UserID]int
+}
+
+type filingKey struct {
+	conv wire.ConvID
+	seq  int64
+}
+
+// recent keeps the newest messages that were pushed to users (not to groups:
+// edges answer nothing for those). Guarded by Deliverer.mu.
+type recent struct {
+	by   map[filingKey]*filing
+	keys []filingKey // ring
+	next int
+}
+
+// remember keeps the items of effects that may be answered.
+func (r *recent) remember(e *machine.Effects, t *route.Table) {
+	for i := range e.Items {
+		it := &e.Items[i]
+		if it.Kind != machine.Deliver || it.Group != "" || len(it.File) == 0 {
+			continue
+		}
+		f := &filing{item: *it}
+		f.item.Body, f.item.Cache = nil, nil
+		if !t.Known {
+			f.asked = len(t.All)
+		}
+		r.put(filingKey{it.Conv, it.Seq}, f)
+	}
+}
+
+func (r *recent) put(k filingKey, f *filing) {
+	if r.by == nil {
+		r.by, r.keys = make(map[filingKey]*filing), make([]filingKey, recentLimit)
+	}
+	if r.by[k] == nil {
+		delete(r.by, r.keys[r.next])
+		r.keys[r.next] = k
+		r.next = (r.next + 1) % recentLimit
+	}
+	r.by[k] = f
+}
+
+// absentNow takes an answer and returns the message and who is to be filed, as
+// far as that is certain: pushed to every edge, a user is absent once each of
+// them has said so.
+func (r *recent) absentNow(n *rpcpb.NotHere) (it machine.Item, routed bool, users []wire.UserID) {
+	f := r.by[filingKey{wire.ConvID(n.GetConv()), n.GetSeq()}]
+	if f == nil {
+		return it, false, nil
+	}
+	for _, name := range n.GetUsers() {
+		u := wire.UserID(name)
+		if !slices.Contains(f.item.File, u) {
+			continue
+		}
+		if f.asked > 0 {
+			if f.absent == nil {
+				f.absent = make(map[wire.UserID]int)
+			}
+			f.absent[u]++
+			if f.absent[u] != f.asked {
+				continue
+			}
+		}
+		users = append(users, u)
+	}
+	return f.item, f.asked == 0, users
+}
+
+// notHere files what an edge found no session for. A user whose route names
+// another edge has it from there.
+func (d *Deliverer) notHere(ctx context.Context, server wire.ServerID, answers []*rpcpb.NotHere) {
+	for _, n := range answers {
+		d.m.notHere.Add(float64(len(n.GetUsers())))
+		d.mu.Lock()
+		it, routed, users := d.recent.absentNow(n)
+		d.mu.Unlock()
+		if len(users) == 0 {
+			continue
+		}
+		if routed {
+			users = d.elsewhere(ctx, server, users)
+		}
+		d.file(ctx, []fileJob{{item: &it, users: users, provider: true}})
+	}
+}
+
+// elsewhere leaves out the users that have a session at another edge.
+func (d *Deliverer) elsewhere(ctx context.Context, server wire.ServerID, users []wire.UserID) []wire.UserID {
+	r, err := d.d.Registry.Lookup(ctx, users, nil)
+	if err != nil || !r.Known {
+		return users
+	}
+	return slices.DeleteFunc(users, func(u wire.UserID) bool {
+		return slices.ContainsFunc(r.Users[u], func(rt registry.Route) bool { return rt.Server != server })
+	})
+}
+
+// fileJob is one message and for whom it is filed; provider says that it goes
+// to im_offline_messages too.
+type fileJob struct {
+	item     *machine.Item
+	users    []wire.UserID
+	provider bool
+}
+
+// fileOffline files the messages of a batch for those without a live route.
+// Members that were no receivers by name are looked up now, after the pushes.
+// Where the index has holes everybody is filed (an ack clears it), but
+// providers are told only of those that every edge answers for.
+func (d *Deliverer) fileOffline(ctx context.Context, t *route.Table, names *route.Names, effects []machine.Effects) {
+	var more route.Names
+	var jobs []fileJob
+	for i := range effects {
+		for j := range effects[i].Items {
+			it := &effects[i].Items[j]
+			if len(it.File) == 0 {
+				continue
+			}
+			jobs = append(jobs, fileJob{item: it, provider: true})
+			for _, u := range it.File {
+				if !names.HasUser(u) {
+					more.AddUsers([]wire.UserID{u})
+				}
+			}
+		}
+	}
+	if len(jobs) == 0 {
+		return
+	}
+	rest, known := t, t.Known
+	if known && len(more.Users) > 0 {
+		r, err := d.d.Registry.Lookup(ctx, more.Users, nil)
+		if err != nil {
+			d.m.failed.WithLabelValues("lookup").Inc()
+		}
+		known = known && err == nil && r.Known
+		rest = route.NewTable(r, nil, nil)
+	}
+	for i := range jobs {
+		jobs[i].provider = known
+		for _, u := range jobs[i].item.File {
+			if !known || !t.Online(u) && !rest.Online(u) {
+				jobs[i].users = append(jobs[i].users, u)
+			}
+		}
+	}
+	d.file(ctx, jobs)
+}
+
+// file writes the offline lists in one call and tells the providers.
+func (d *Deliverer) file(ctx context.Context, jobs []fileJob) {
+	var entries []registry.OfflineEntry
+	for _, j := range jobs {
+		for _, u := range j.users {
+			entries = append(entries, registry.OfflineEntry{User: u, Conv: j.item.Conv, Seq: j.item.Seq, ID: j.item.ID})
+			if j.provider {
+				d.tellProvider(u, j.item)
+			}
+		}
+	}
+	if len(entries) == 0 {
+		return
+	}
+	if err := d.d.Registry.FileOffline(ctx, entries); err != nil {
+		d.m.failed.WithLabelValues("file_offline").Inc()
+		return
+	}
+	d.m.filed.Add(float64(len(entries)))
+}
+
+func (d *Deliverer) tellProvider(u wire.UserID, it *machine.Item) {
+	if d.d.Producer == nil {
+		return
+	}
+	n := d.d.Producer.Partitions(record.TopicOffline)
+	if n <= 0 {
+		d.m.failed.WithLabelValues("offline_topic").Inc()
+		return
+	}
+	b, err := proto.Marshal(&recordpb.Offline{
+		Version: record.Version, User: string(u), Conv: string(it.Conv), Seq: it.Seq,
+		Id: int64(it.ID), From: string(it.From), Type: string(it.Type), Ts: it.TS,
+	})
+	if err == nil {
+		p := record.PartitionID{Topic: record.TopicOffline, Number: record.PartitionOf(string(u), n)}
+		err = d.d.Producer.Produce(p, it.TS, b, func(r mq.Delivery) {
+			if r.Err != nil {
+				d.m.failed.WithLabelValues("offline_topic").Inc()
+			}
+		})
+	}
+	if err != nil {
+		d.m.failed.WithLabelValues("offline_topic").Inc()
+	}
+}
+
+// owed is which edges the index did not take for which groups. Until it does,
+// this job, who owns the groups, adds them to what a look-up says.
+type owed map[wire.ServerID]map[wire.GroupID]struct{}
+
+// joinEdges adds the edges of joiners to the index and to the table, before
+// anything of the batch is pushed.
+func (d *Deliverer) joinEdges(ctx context.Context, t *route.Table, effects []machine.Effects) {
+	for i := range effects {
+		for j := range effects[i].Items {
+			it := &effects[i].Items[j]
+			if it.Kind != machine.Join || !t.Known {
+				continue // with holes in the index the edges announce their groups themselves
+			}
+			for _, s := range t.Joiners(it) {
+				if d.owed[s] == nil {
+					d.owed[s] = make(map[wire.GroupID]struct{})
+				}
+				d.owed[s][it.Group] = struct{}{}
+			}
+		}
+	}
+	for _, s := range slices.Sorted(maps.Keys(d.owed)) {
+		if d.Outbox(s) == nil {
+			delete(d.owed, s) // its lease ended
+			continue
+		}
+		groups := slices.Sorted(maps.Keys(d.owed[s]))
+		for _, g := range groups {
+			t.AddGroup(g, s)
+		}
+		if _, err := d.d.Registry.AddGroupEdge(ctx, s, groups); err != nil {
+			d.m.failed.WithLabelValues("group_edge").Inc()
+			continue
+		}
+		delete(d.owed, s)
+	}
+}
+
+// writeCaches keeps bodies for syncs and members for logic's first look.
+func (d *Deliverer) writeCaches(ctx context.Context, effects []machine.Effects) {
+	var bodies []registry.CachedMsg
+	note := func(err error) {
+		if err != nil {
+			d.m.failed.WithLabelValues("cache").Inc()
+		}
+	}
+	for i := range effects {
+		for j := range effects[i].Items {
+			it := &effects[i].Items[j]
+			if it.Cache != nil {
+				bodies = append(bodies, *it.Cache)
+			}
+			switch {
+			case it.Kind == machine.Join && it.Members != nil:
+				note(d.d.Registry.PutMembers(ctx, it.Group, it.Members))
+			case it.Kind == machine.Join:
+				note(d.d.Registry.ChangeMembers(ctx, it.Group, it.Users, nil))
+			case it.Kind == machine.Leave:
+				note(d.d.Registry.ChangeMembers(ctx, it.Group, nil, it.Users))
+			case it.Kind == machine.Drop:
+				note(d.d.Registry.PutMembers(ctx, it.Group, nil))
+			}
+		}
+	}
+	if len(bodies) > 0 {
+		note(d.d.Registry.PutMessages(ctx, bodies))
+	}
+}
