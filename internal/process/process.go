@@ -1,0 +1,159 @@
+// Package process is what every binary of Starling does around its tiers: take
+// the settings, say what is wrong with them, make the logger and the metrics,
+// run the modules until a signal, and turn the end into an exit code.
+//
+// Main is called once, by main. A binary describes itself as a Program; the
+// resources that its tiers share become modules of Env.Manager, so that they
+// start before the tiers and stop after them. Nothing here needs cgo.
+package process
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/buildinfo"
+	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/obs"
+)
+
+// Program is a binary: its settings and what it builds of them.
+type Program interface {
+	RegisterFlags(fs *flag.FlagSet)
+	Validate() error
+	// Build makes the modules. ctx ends when the process is asked to stop. An
+	// error may be an *config.Error; what was registered before it is released.
+	Build(ctx context.Context, env *Env) error
+}
+
+// Lister is a Program that knows -list-targets.
+type Lister interface {
+	// ListTargets returns what to print when the flag was given, else "".
+	ListTargets() string
+}
+
+// Env is what a Program builds with.
+type Env struct {
+	Manager *app.Manager
+	Log     *zap.Logger
+	Metrics *prometheus.Registry
+	Stdout  io.Writer
+
+	targets []string
+}
+
+// Target adds a module to those that the process runs.
+func (e *Env) Target(names ...string) { e.targets = append(e.targets, names...) }
+
+// IO is how a process talks to the world.
+type IO struct {
+	Args    []string // without the name of the binary
+	Environ []string
+	Stdout  io.Writer
+	Stderr  io.Writer
+}
+
+// Settings are those that every binary has.
+type Settings struct {
+	App app.Config
+	Log obs.Config
+}
+
+// Flags returns a flag set with the settings of p and those of every binary.
+func Flags(name string, p Program) (*flag.FlagSet, *Settings) {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	s := &Settings{}
+	s.App.RegisterFlags(fs, "app.")
+	s.Log.RegisterFlags(fs, "log.")
+	p.RegisterFlags(fs)
+	return fs, s
+}
+
+// Main runs the program until ctx ends, a signal comes or a module ends, and
+// returns the exit code: 0 after an orderly end, 2 for bad settings, else 1.
+func Main(ctx context.Context, name string, p Program, std IO) int {
+	err := run(ctx, name, p, std)
+	if err == nil {
+		return 0
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		_, _ = fmt.Fprintf(std.Stderr, "%s: %s\n", name, strings.TrimSpace(line))
+	}
+	return ExitCode(err)
+}
+
+// ExitCode is 0, 2 for an *config.Error, else 1.
+func ExitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	if _, bad := errors.AsType[*config.Error](err); bad {
+		return config.ExitCode
+	}
+	return 1
+}
+
+func run(ctx context.Context, name string, p Program, std IO) error {
+	fs, set := Flags(name, p)
+	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
+		return errors.Join(set.App.Validate(), set.Log.Validate(), p.Validate())
+	})
+	if err != nil || done {
+		return err
+	}
+	if l, ok := p.(Lister); ok && l.ListTargets() != "" {
+		if _, err := io.WriteString(std.Stdout, l.ListTargets()); err != nil {
+			return fmt.Errorf("list the targets: %w", err)
+		}
+		return nil
+	}
+	log, err := obs.NewLogger(set.Log)
+	if err != nil {
+		return fmt.Errorf("make the logger: %w", err)
+	}
+	defer func() { _ = log.Sync() }()
+	log.Info("starting", zap.String("program", name), zap.Stringer("build", buildinfo.Read()),
+		zap.String("config_digest", config.Digest(fs)), zap.Int("gomaxprocs", runtime.GOMAXPROCS(0)))
+
+	ctx, stop := app.Signals(ctx)
+	defer stop()
+	env := &Env{Manager: app.New(set.App, log), Log: log, Metrics: newMetrics(), Stdout: std.Stdout}
+	buildErr := p.Build(ctx, env)
+	if buildErr != nil {
+		// Release what was opened: resources are targets, tiers are not yet.
+		env.Manager.Register("aborted", app.Module{Start: func(context.Context) error { return buildErr }})
+		env.Target("aborted")
+	}
+	err = env.Manager.Run(ctx, env.targets...)
+	if buildErr != nil {
+		return buildErr
+	}
+	if err != nil {
+		return fmt.Errorf("stopped: %w", err)
+	}
+	log.Info("stopped")
+	return nil
+}
+
+func newMetrics() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := buildinfo.Read()
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "starling_build_info", Help: "1, labelled with the build that runs.",
+		ConstLabels: prometheus.Labels{"version": info.Version, "revision": info.Revision, "go": info.Go},
+	})
+	g.Set(1)
+	reg.MustRegister(g)
+	return reg
+}
