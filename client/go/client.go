@@ -88,10 +88,12 @@ type answer struct {
 type Client struct {
 	opt    Options
 	conn   *websocket.Conn
-	ctx    context.Context //nolint:containedctx // the connection's own life, not a caller's
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	done   chan struct{} // closed after the last push and the last answer
+	cancel context.CancelFunc // ends the connection's own context
+	// put writes one message under the connection's context, not the caller's:
+	// a write cut short costs the connection.
+	put func(websocket.MessageType, []byte) error
+	wg      sync.WaitGroup
+	done    chan struct{} // closed after the last push and the last answer
 
 	authOK    atomic.Pointer[wire.AuthOK]
 	login     chan error   // gets one value: how the log-in went
@@ -327,10 +329,7 @@ func (c *Client) write(f wire.Frame) error {
 	} else {
 		b = wire.AppendText(b, f)
 	}
-	// Not under the caller's context: a write cut short costs the connection.
-	ctx, cancel := context.WithTimeout(c.ctx, writeTimeout)
-	defer cancel()
-	if err := c.conn.Write(ctx, t, b); err != nil {
+	if err := c.put(t, b); err != nil {
 		if ended := c.Err(); ended != nil {
 			return ended
 		}

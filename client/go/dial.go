@@ -27,9 +27,15 @@ func Dial(ctx context.Context, opt Options) (*Client, error) {
 		login:   make(chan error, 1),
 		waiting: make(map[int32]answer),
 	}
-	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c.cancel = cancel
+	c.put = func(t websocket.MessageType, b []byte) error {
+		ctx, cancel := context.WithTimeout(life, writeTimeout)
+		defer cancel()
+		return conn.Write(ctx, t, b)
+	}
 	c.lastRead.Store(time.Now().UnixMilli())
-	c.wg.Go(c.readLoop)
+	c.wg.Go(func() { c.readLoop(life) })
 	if err := c.logIn(ctx); err != nil {
 		c.Abort()
 		c.wg.Wait()
@@ -118,11 +124,11 @@ func (c *Client) logIn(ctx context.Context) error {
 }
 
 // readLoop reads until the connection ends, then tells all who wait.
-func (c *Client) readLoop() {
+func (c *Client) readLoop(ctx context.Context) {
 	defer close(c.done)
 	defer c.cancel()
 	for {
-		t, b, err := c.conn.Read(c.ctx)
+		t, b, err := c.conn.Read(ctx)
 		if err == nil {
 			c.lastRead.Store(time.Now().UnixMilli())
 			err = c.message(t, b)
@@ -137,8 +143,7 @@ func (c *Client) readLoop() {
 // fail ends the connection for an error of reading.
 func (c *Client) fail(err error) {
 	e := &CloseError{Code: closeAbnormal, Reason: "connection broke", Err: err}
-	var closed websocket.CloseError
-	if errors.As(err, &closed) {
+	if closed, ok := errors.AsType[websocket.CloseError](err); ok {
 		e.Code, e.Reason = int(closed.Code), closed.Reason
 	}
 	c.end(e)
