@@ -12,6 +12,7 @@ import (
 type metrics struct {
 	turnSeconds        prometheus.Histogram
 	turnRecords        prometheus.Histogram
+	recordAge          prometheus.Histogram
 	effectsSeconds     prometheus.Histogram
 	queueDepth         prometheus.Gauge
 	queueCapacity      prometheus.Gauge
@@ -34,6 +35,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		turnRecords: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "starling_job_turn_records", Help: "Records of one turn.", Buckets: prometheus.ExponentialBuckets(1, 2, 12),
+		}),
+		recordAge: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "starling_job_record_age_seconds", Help: "Age of the oldest record of a turn once it is applied: how far behind the log the machine is.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
 		}),
 		effectsSeconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "starling_job_effects_seconds", Help: "Time of the effects of one turn.", Buckets: seconds,

@@ -2,6 +2,7 @@ package consume
 
 import (
 	"encoding/json"
+	"errors"
 
 	"go.uber.org/zap"
 
@@ -10,8 +11,7 @@ import (
 	"github.com/starling-im/starling/job/internal/machine"
 )
 
-// TopicDeadLetter is where records go that cannot be applied.
-const TopicDeadLetter = "im_dead_letter"
+var errNoTopic = errors.New("topic " + mq.TopicDeadLetter + " does not exist")
 
 // DeadLetter is the JSON of an entry of im_dead_letter: the record as it was
 // and where it stands in the log.
@@ -34,7 +34,7 @@ func (s *Shard) setAside(p *machine.Poison) {
 		s.m.deadLetterFailures.Inc()
 		log.Error("produce to the dead-letter topic", zap.Error(err))
 	}
-	n := s.d.Producer.Partitions(TopicDeadLetter)
+	n := s.d.Producer.Partitions(mq.TopicDeadLetter)
 	if n <= 0 {
 		note(errNoTopic)
 		return
@@ -51,7 +51,7 @@ func (s *Shard) setAside(p *machine.Poison) {
 		note(err)
 		return
 	}
-	to := record.PartitionID{Topic: TopicDeadLetter, Number: p.Entry.Number % n}
+	to := record.PartitionID{Topic: mq.TopicDeadLetter, Number: p.Entry.Number % n}
 	if err := s.d.Producer.Produce(to, p.Entry.TS, b, func(d mq.Delivery) {
 		if d.Err != nil {
 			note(d.Err)

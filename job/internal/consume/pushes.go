@@ -15,8 +15,6 @@ import (
 	"github.com/starling-im/starling/common/record/recordpb"
 )
 
-var errNoTopic = errors.New("topic " + TopicDeadLetter + " does not exist")
-
 // Pushes reads im_push: each entry is pushed at most once, nothing is
 // committed, and a new owner begins at the end.
 type Pushes struct {

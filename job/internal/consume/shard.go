@@ -56,7 +56,7 @@ type Producer interface {
 	Partitions(topic string) int32
 }
 
-// Deps is what a Shard works with. Run closes the Consumer.
+// Deps is what a Shard works with; Run closes the Consumer.
 type Deps struct {
 	Log       *zap.Logger
 	Metrics   prometheus.Registerer
@@ -207,6 +207,7 @@ func (s *Shard) turn(ctx context.Context, es []record.Entry) error {
 	s.m.turnSeconds.Observe(time.Since(begin).Seconds())
 	s.m.turnRecords.Observe(float64(len(es)))
 	s.m.applied(es)
+	s.m.recordAge.Observe(max(0, time.Since(time.UnixMilli(es[0].TS)).Seconds()))
 	for i := range res.Poison {
 		s.setAside(&res.Poison[i])
 	}

@@ -65,7 +65,7 @@ type runner struct {
 }
 
 // Run works until ctx ends and every stream is closed.
-func (s *Streams) Run(ctx context.Context) error {
+func (s *Streams) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	runners := make(map[wire.ServerID]*runner)
@@ -77,7 +77,7 @@ func (s *Streams) Run(ctx context.Context) error {
 		s.reconcile(ctx, &wg, runners)
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-s.d.changed:
 		case <-poll.C:
 			s.watch(ctx, gone)
