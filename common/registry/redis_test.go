@@ -1,0 +1,288 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/registry/registrytest"
+	"github.com/starling-im/starling/common/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func testConfig(addr string) registry.Config {
+	var c registry.Config
+	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "redis.")
+	c.Addrs = config.Strings{addr}
+	c.Timeout = time.Second // a busy machine is no failure here
+	c.OfflineLimit = registrytest.OfflineLimit
+	return c
+}
+
+func newRedis(t *testing.T, c registry.Config) *registry.Redis {
+	t.Helper()
+	r, err := registry.New(c, zaptest.NewLogger(t), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func startMini(t *testing.T) *miniredis.Miniredis {
+	t.Helper()
+	m := miniredis.NewMiniRedis()
+	if err := m.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+func TestContractMiniredis(t *testing.T) {
+	registrytest.Run(t, func(t *testing.T) registrytest.Env {
+		m := startMini(t)
+		return registrytest.Env{
+			Registry: newRedis(t, testConfig(m.Addr())), Other: newRedis(t, testConfig(m.Addr())),
+			Advance: m.FastForward, Flush: m.FlushAll,
+		}
+	})
+}
+
+// TestContractRealRedis runs where STARLING_TEST_REDIS_ADDR names a server; it
+// uses a prefix of its own.
+func TestContractRealRedis(t *testing.T) {
+	addr := os.Getenv("STARLING_TEST_REDIS_ADDR")
+	if addr == "" {
+		t.Log("STARLING_TEST_REDIS_ADDR is not set: the suite ran on miniredis alone")
+		return
+	}
+	registrytest.Run(t, func(t *testing.T) registrytest.Env {
+		c := testConfig(addr)
+		c.Prefix = "test:" + strings.ReplaceAll(t.Name(), " ", "_") + ":" + time.Now().Format("150405.000000") + ":"
+		raw := redis.NewClient(&redis.Options{Addr: addr})
+		flush := func() {
+			keys, err := raw.Keys(context.Background(), c.Prefix+"*").Result()
+			if err == nil && len(keys) > 0 {
+				err = raw.Del(context.Background(), keys...).Err()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		t.Cleanup(func() { flush(); _ = raw.Close() })
+		return registrytest.Env{
+			Registry: newRedis(t, c), Other: newRedis(t, c), Flush: flush,
+			Advance: func(d time.Duration) { <-time.After(d) },
+		}
+	})
+}
+
+func TestServerGone(t *testing.T) {
+	m := startMini(t)
+	c := testConfig(m.Addr())
+	c.Timeout, c.BreakFor, c.BreakAfter = 100*time.Millisecond, 200*time.Millisecond, 3
+	r := newRedis(t, c)
+	ctx := t.Context()
+	if err := r.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	for i := range c.BreakAfter {
+		start := time.Now()
+		if _, err := r.Lookup(ctx, []wire.UserID{"u"}, nil); err == nil || errors.Is(err, registry.ErrOpen) {
+			t.Fatalf("call %d on a server gone: %v", i, err)
+		}
+		if d := time.Since(start); d > 2*c.Timeout+50*time.Millisecond {
+			t.Errorf("call %d took %v", i, d)
+		}
+	}
+	best := time.Hour
+	for range 20 {
+		start := time.Now()
+		if err := r.Ping(ctx); !errors.Is(err, registry.ErrOpen) {
+			t.Fatalf("breaker did not open: %v", err)
+		}
+		best = min(best, time.Since(start))
+	}
+	if best > time.Millisecond {
+		t.Errorf("a call of an open breaker takes %v", best)
+	}
+	if err := m.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "breaker closes", func() bool { return r.Ping(ctx) == nil })
+	if _, err := r.Lookup(ctx, []wire.UserID{"u"}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); <-time.After(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 10 s", what)
+		}
+	}
+}
+
+// TestServerSilent: a server that takes connections and says nothing costs a
+// call its timeout, not more.
+func TestServerSilent(t *testing.T) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	c := testConfig(ln.Addr().String())
+	c.Timeout = 50 * time.Millisecond
+	r := newRedis(t, c)
+	start := time.Now()
+	if err := r.Ping(t.Context()); err == nil {
+		t.Fatal("a silent server answered")
+	}
+	if d := time.Since(start); d > 300*time.Millisecond {
+		t.Errorf("call took %v, timeout is %v", d, c.Timeout)
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	m := startMini(t)
+	c := testConfig(m.Addr())
+	c.ReserveTTL, c.CacheTTL, c.MembersTTL, c.OfflineTTL = time.Minute, time.Minute, time.Minute, time.Minute
+	r, ctx := newRedis(t, c), t.Context()
+	q := registry.Reservation{Conv: "p:a:b", From: "a", ClientID: "c", ID: 1}
+	if _, err := r.Reserve(ctx, []registry.Reservation{q}); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		r.PutMessages(ctx, []registry.CachedMsg{{ID: 1}}), r.PutMembers(ctx, "g", []wire.UserID{"a"}),
+		r.FileOffline(ctx, []registry.OfflineEntry{{User: "u", Conv: "g:g", Seq: 1, ID: 1}}), r.SetLastSeen(ctx, "u", 1),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, k := range m.Keys() {
+		if m.TTL(k) <= 0 {
+			t.Errorf("key %s never expires", k)
+		}
+	}
+	m.FastForward(2 * time.Minute)
+	got, err := r.Reserve(ctx, []registry.Reservation{{Conv: "p:a:b", From: "a", ClientID: "c", ID: 2}})
+	if err != nil || !got[0].First || got[0].ID != 2 {
+		t.Errorf("reservation after its time: %+v, %v", got, err)
+	}
+	if ms, err := r.GetMessages(ctx, []wire.MsgID{1}); err != nil || len(ms) != 0 {
+		t.Errorf("cached message after its time: %v, %v", ms, err)
+	}
+	if is, err := r.AreMembers(ctx, []registry.Membership{{Group: "g", User: "a"}}); err != nil || is[0] {
+		t.Errorf("member after its time: %v, %v", is, err)
+	}
+	if es, err := r.Offline(ctx, "u"); err != nil || len(es) != 0 {
+		t.Errorf("offline list after its time: %v, %v", es, err)
+	}
+}
+
+// TestKeys pins the names that other parts and operators know, with the id in
+// braces for Cluster.
+func TestKeys(t *testing.T) {
+	m := startMini(t)
+	r, ctx := newRedis(t, testConfig(m.Addr())), t.Context()
+	rt := registry.Route{Conn: 9, Server: "e", Epoch: 1, Device: "d"}
+	l := registry.Lease{Tier: registry.TierEdge, Server: "e", Epoch: 1}
+	_, err1 := r.Renew(ctx, l, time.Minute)
+	_, err2 := r.PutRoutes(ctx, map[wire.UserID][]registry.Route{"alice": {rt}})
+	_, err3 := r.AddGroupEdge(ctx, "e", []wire.GroupID{"g"})
+	_, err4 := r.Reserve(ctx, []registry.Reservation{{Conv: "p:a:b", From: "a", ClientID: "c", ID: 1}})
+	if err := errors.Join(err1, err2, err3, err4, r.Announced(ctx, "e", 1), r.SetLastSeen(ctx, "alice", 1),
+		r.PutMessages(ctx, []registry.CachedMsg{{ID: 7}}), r.PutMembers(ctx, "g", []wire.UserID{"a"}),
+		r.FileOffline(ctx, []registry.OfflineEntry{{User: "alice", Conv: "g:g", Seq: 1, ID: 1}})); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"group:edges:{g}", "group:members:{g}", "lease:edge:{e}", "leases:{edge}", "leases:{edge}:gen", "msg:cache:{7}",
+		"offline:msg:{alice}", "send:{p:a:b|a|c}", "sentinel", "user:conn:{alice}", "user:status:{alice}",
+	}
+	if got := m.Keys(); strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("keys are\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestGarbage: what cannot be read is left out, not an error of everybody.
+func TestGarbage(t *testing.T) {
+	m := startMini(t)
+	r, ctx := newRedis(t, testConfig(m.Addr())), t.Context()
+	l := registry.Lease{Tier: registry.TierEdge, Server: "e", Epoch: 1}
+	if _, err := r.Renew(ctx, l, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	m.HSet("user:conn:{u}", "1", "not json", "2", `{"conn":3,"server":"e","epoch":1}`, "4", `{"conn":4,"server":"e","epoch":1}`)
+	_, _ = m.SAdd("leases:{edge}", "junk")
+	for k, v := range map[string]string{"lease:edge:{junk}": "][", "msg:cache:{5}": "x", "user:status:{u}": "soon"} {
+		if err := m.Set(k, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := m.ZAdd("offline:msg:{u}", 1, "no bars"); err != nil {
+		t.Fatal(err)
+	}
+	rs, err := r.Lookup(ctx, []wire.UserID{"u"}, nil)
+	if err != nil || len(rs.Users["u"]) != 1 || rs.Users["u"][0].Conn != 4 {
+		t.Errorf("routes: %+v, %v", rs, err)
+	}
+	if ms, err := r.GetMessages(ctx, []wire.MsgID{5}); err != nil || len(ms) != 0 {
+		t.Errorf("messages: %v, %v", ms, err)
+	}
+	if seen, err := r.LastSeen(ctx, []wire.UserID{"u"}); err != nil || len(seen) != 0 {
+		t.Errorf("last seen: %v, %v", seen, err)
+	}
+	if es, err := r.Offline(ctx, "u"); err != nil || len(es) != 0 {
+		t.Errorf("offline: %v, %v", es, err)
+	}
+	if err := m.Set("send:{p:a:b|a|c}", "1|2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Reserve(ctx, []registry.Reservation{{Conv: "p:a:b", From: "a", ClientID: "c", ID: 1}}); err == nil {
+		t.Error("a broken reservation passed for one")
+	}
+}
+
+func TestValidate(t *testing.T) {
+	if c := testConfig("127.0.0.1:1"); c.Validate() != nil {
+		t.Errorf("defaults with an address: %v", c.Validate())
+	}
+	c := testConfig("nowhere")
+	c.DB, c.Timeout, c.PoolSize, c.BreakAfter, c.BreakFor, c.Prefix, c.OfflineLimit, c.CacheTTL = -1, 0, 0, 0, 0, "{", 0, 0
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("all wrong, nothing said")
+	}
+	for _, key := range []string{"addrs", "db", "timeout", "pool-size", "break-after", "break-for", "prefix", "offline-limit", "cache-ttl"} {
+		if !strings.Contains(err.Error(), "redis."+key+": ") {
+			t.Errorf("%s is not named in: %v", key, err)
+		}
+	}
+	if _, err := registry.New(registry.Config{}, zaptest.NewLogger(t), nil); err == nil {
+		t.Error("New took an empty config")
+	}
+}

@@ -1,0 +1,393 @@
+// Package registrytest is the contract of registry.Registry as one suite, run
+// on every implementation: what the interface promises, and nothing that only
+// one of them does. Imported by tests alone.
+package registrytest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/wire"
+)
+
+// Env is one empty registry and what the suite does to it.
+type Env struct {
+	Registry registry.Registry
+	Other    registry.Registry     // of another process, on the same data; may be the same
+	Advance  func(d time.Duration) // lets leases lapse
+	Flush    func()                // loses all data
+}
+
+// Run runs the suite; newEnv is called for each test.
+func Run(t *testing.T, newEnv func(t *testing.T) Env) {
+	t.Helper()
+	for name, f := range map[string]func(*testing.T, Env){
+		"leases": testLeases, "sentinel": testSentinel, "routes": testRoutes, "devices": testDevices,
+		"lapse": testLapse, "new lease at once": testNewLease, "race": testDeviceRace, "groups": testGroups, "seen": testSeen, "reserve": testReserve,
+		"messages": testMessages, "offline": testOffline, "members": testMembers, "empty calls": testEmpty, "canceled": testCanceled,
+	} {
+		t.Run(name, func(t *testing.T) { f(t, newEnv(t)) })
+	}
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	t.Helper()
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func same(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+		t.Errorf("%s (-want +got):\n%s", what, d)
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; {
+		if ok() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 5 s", what)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+func edge(id wire.ServerID, epoch uint64) registry.Lease {
+	return registry.Lease{Tier: registry.TierEdge, Server: id, Epoch: epoch, RPCAddr: "127.0.0.1:1", Load: 3}
+}
+
+func up(t *testing.T, r registry.Registry, ls ...registry.Lease) {
+	t.Helper()
+	for _, l := range ls {
+		must[bool](t)(r.Renew(t.Context(), l, time.Minute))
+	}
+}
+
+func route(conn wire.ConnID, server wire.ServerID, epoch uint64, device wire.DeviceID) registry.Route {
+	return registry.Route{Conn: conn, Server: server, Epoch: epoch, Device: device, Platform: "web", Since: int64(conn)}
+}
+
+func put(t *testing.T, r registry.Registry, u wire.UserID, rs ...registry.Route) []registry.Route {
+	t.Helper()
+	return must[map[wire.UserID][]registry.Route](t)(r.PutRoutes(t.Context(), map[wire.UserID][]registry.Route{u: rs}))[u]
+}
+
+func routesOf(t *testing.T, r registry.Registry, u wire.UserID) []registry.Route {
+	t.Helper()
+	return must[registry.Routes](t)(r.Lookup(t.Context(), []wire.UserID{u}, nil)).Users[u]
+}
+
+func testLeases(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	a, b, j := edge("a", 1), edge("b", 7), registry.Lease{Tier: registry.TierJob, Server: "a", Epoch: 9, RPCAddr: "x:1"}
+	check(t, func() error { _, err := r.Renew(ctx, b, time.Second); return err }())
+	up(t, r, a, j)
+	same(t, "edges", must[[]registry.Lease](t)(e.Other.Live(ctx, registry.TierEdge)), []registry.Lease{a, b})
+	same(t, "jobs", must[[]registry.Lease](t)(r.Live(ctx, registry.TierJob)), []registry.Lease{j})
+	same(t, "logics", must[[]registry.Lease](t)(r.Live(ctx, registry.TierLogic)), []registry.Lease(nil))
+	a.Load, a.Draining = 4, true
+	up(t, r, a)
+	same(t, "renewed", must[[]registry.Lease](t)(r.Live(ctx, registry.TierEdge)), []registry.Lease{a, b})
+	e.Advance(1100 * time.Millisecond)
+	same(t, "b lapsed", must[[]registry.Lease](t)(r.Live(ctx, registry.TierEdge)), []registry.Lease{a})
+	check(t, r.Release(ctx, edge("a", 2)))
+	same(t, "other epoch released", must[[]registry.Lease](t)(r.Live(ctx, registry.TierEdge)), []registry.Lease{a})
+	check(t, r.Release(ctx, a))
+	same(t, "released", must[[]registry.Lease](t)(r.Live(ctx, registry.TierEdge)), []registry.Lease(nil))
+	check(t, r.Release(ctx, a))
+}
+
+func known(t *testing.T, r registry.Registry) bool {
+	t.Helper()
+	return must[registry.Routes](t)(r.Lookup(t.Context(), nil, nil)).Known
+}
+
+func testSentinel(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	check(t, r.Announced(ctx, "nobody", 1))
+	same(t, "without edges", known(t, r), false)
+	same(t, "first renewal", must[bool](t)(r.Renew(ctx, edge("a", 1), time.Minute)), false)
+	up(t, r, edge("b", 1))
+	check(t, r.Announced(ctx, "a", 1))
+	same(t, "one of two announced", known(t, r), false)
+	check(t, e.Other.Announced(ctx, "b", 0))
+	same(t, "an older epoch announced", known(t, r), false)
+	check(t, e.Other.Announced(ctx, "b", 1))
+	same(t, "both announced", known(t, r), true)
+	same(t, "renewal", must[bool](t)(r.Renew(ctx, edge("a", 1), time.Minute)), true)
+	same(t, "renewal of a new edge", must[bool](t)(r.Renew(ctx, edge("c", 1), time.Minute)), true)
+
+	e.Flush()
+	same(t, "flushed", known(t, r), false)
+	same(t, "renewal after a flush", must[bool](t)(r.Renew(ctx, edge("a", 1), time.Minute)), false)
+	put(t, r, "u", route(1, "a", 1, "d"))
+	check(t, r.Announced(ctx, "a", 1))
+	same(t, "announced again", known(t, r), true)
+	same(t, "routes", routesOf(t, e.Other, "u"), []registry.Route{route(1, "a", 1, "d")})
+}
+
+func testRoutes(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	up(t, r, edge("a", 1), edge("b", 5))
+	r1, r2 := route(10, "a", 1, "phone"), route(11, "b", 5, "web")
+	same(t, "nothing stood", put(t, r, "u", r1), []registry.Route(nil))
+	same(t, "another device stood", put(t, e.Other, "u", r2), []registry.Route(nil))
+	same(t, "the same again", put(t, r, "u", r1), []registry.Route(nil))
+	got := must[registry.Routes](t)(e.Other.Lookup(ctx, []wire.UserID{"u", "nobody"}, nil))
+	same(t, "routes", got.Users, map[wire.UserID][]registry.Route{"u": {r1, r2}})
+
+	other := r1
+	other.Epoch = 2
+	check(t, r.DropRoute(ctx, "u", other))
+	same(t, "drop of another epoch", routesOf(t, r, "u"), []registry.Route{r1, r2})
+	check(t, r.DropRoute(ctx, "u", r1))
+	check(t, r.DropRoute(ctx, "u", r1))
+	same(t, "dropped", routesOf(t, r, "u"), []registry.Route{r2})
+}
+
+func testDevices(t *testing.T, e Env) {
+	r := e.Registry
+	up(t, r, edge("a", 1), edge("b", 1))
+	old, young := route(10, "a", 1, "d"), route(20, "b", 1, "d")
+	put(t, r, "u", old)
+	same(t, "older stood", put(t, e.Other, "u", young), []registry.Route{old})
+	same(t, "younger wins", routesOf(t, r, "u"), []registry.Route{young})
+	same(t, "older announces", put(t, r, "u", old), []registry.Route{young})
+	same(t, "younger stays", routesOf(t, r, "u"), []registry.Route{young})
+	same(t, "other users", put(t, r, "v", old), []registry.Route(nil))
+
+	dead := route(99, "gone", 1, "d")
+	put(t, r, "w", dead)
+	same(t, "younger of a dead edge", put(t, r, "w", young), []registry.Route(nil))
+	same(t, "live one stays", routesOf(t, r, "w"), []registry.Route{young})
+}
+
+func testLapse(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	must[bool](t)(r.Renew(ctx, edge("a", 1), time.Second))
+	put(t, r, "u", route(1, "a", 1, "d"))
+	same(t, "live", len(routesOf(t, r, "u")), 1)
+	e.Advance(1100 * time.Millisecond)
+	eventually(t, "route of a lapsed lease goes", func() bool { return len(routesOf(t, r, "u")) == 0 })
+	up(t, r, edge("a", 2))
+	same(t, "old epoch", routesOf(t, r, "u"), []registry.Route(nil))
+	put(t, r, "u", route(1, "a", 2, "d"))
+	same(t, "announced under the new epoch", routesOf(t, e.Other, "u"), []registry.Route{route(1, "a", 2, "d")})
+}
+
+// testNewLease: another process's look-up must not take a route for dead
+// because it has read the leases a moment ago.
+func testNewLease(t *testing.T, e Env) {
+	up(t, e.Registry, edge("z", 1))
+	for i := range wire.ConnID(20) {
+		same(t, "warm", len(routesOf(t, e.Other, "warm")), 0)
+		id := wire.ServerID(fmt.Sprintf("edge-%d", i%5))
+		up(t, e.Registry, edge(id, uint64(i)))
+		put(t, e.Registry, "u", route(i, id, uint64(i), "d"))
+		if got := routesOf(t, e.Other, "u"); len(got) != 1 || got[0].Conn != i {
+			t.Fatalf("route %d of a lease just made is %v", i, got)
+		}
+	}
+}
+
+// testDeviceRace: of connections put at once by two processes the newest is
+// left, and all others have learnt of a newer one.
+func testDeviceRace(t *testing.T, e Env) {
+	up(t, e.Registry, edge("a", 1))
+	const n = 16
+	type result struct {
+		conn  wire.ConnID
+		stood []registry.Route
+		err   error
+	}
+	results := make(chan result, n)
+	for i := range wire.ConnID(n) {
+		r := []registry.Registry{e.Registry, e.Other}[i%2]
+		go func() { // ends by its one send
+			s, err := r.PutRoutes(t.Context(), map[wire.UserID][]registry.Route{"u": {route(i+1, "a", 1, "d")}})
+			results <- result{i + 1, s["u"], err}
+		}()
+	}
+	for range n {
+		res := <-results
+		check(t, res.err)
+		newer := slices.ContainsFunc(res.stood, func(o registry.Route) bool { return o.Conn > res.conn })
+		if res.conn == n && newer {
+			t.Errorf("newest connection gives way to %v", res.stood)
+		}
+	}
+	same(t, "left", routesOf(t, e.Registry, "u"), []registry.Route{route(n, "a", 1, "d")})
+}
+
+func testGroups(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	up(t, r, edge("a", 1), edge("b", 1))
+	same(t, "first", must[[]int64](t)(r.AddGroupEdge(ctx, "a", []wire.GroupID{"g", "h"})), []int64{1, 1})
+	same(t, "second", must[[]int64](t)(e.Other.AddGroupEdge(ctx, "a", []wire.GroupID{"g"})), []int64{2})
+	must[[]int64](t)(r.AddGroupEdge(ctx, "b", []wire.GroupID{"g"}))
+	must[[]int64](t)(r.AddGroupEdge(ctx, "dead", []wire.GroupID{"g"}))
+	look := func() map[wire.GroupID][]wire.ServerID {
+		return must[registry.Routes](t)(r.Lookup(ctx, nil, []wire.GroupID{"g", "h", "none"})).Groups
+	}
+	same(t, "edges", look(), map[wire.GroupID][]wire.ServerID{"g": {"a", "b"}, "h": {"a"}})
+	check(t, r.DropGroupEdge(ctx, "a", "g", 1))
+	same(t, "counter has moved", look()["g"], []wire.ServerID{"a", "b"})
+	check(t, r.DropGroupEdge(ctx, "a", "g", 2))
+	check(t, r.DropGroupEdge(ctx, "a", "h", 1))
+	same(t, "dropped", look(), map[wire.GroupID][]wire.ServerID{"g": {"b"}})
+}
+
+func testSeen(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	check(t, r.SetLastSeen(ctx, "u", 100))
+	check(t, r.SetLastSeen(ctx, "u", 200))
+	same(t, "seen", must[map[wire.UserID]int64](t)(e.Other.LastSeen(ctx, []wire.UserID{"u", "never"})), map[wire.UserID]int64{"u": 200})
+}
+
+func testReserve(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	q := registry.Reservation{Conv: "p:a:b", From: "a", ClientID: "c|1", ID: 5, Hash: 1 << 63}
+	later := q
+	later.ID, later.Hash = 6, 7
+	other := q
+	other.From = "b"
+	reserve := func(rs ...registry.Reservation) []registry.Reserved {
+		return must[[]registry.Reserved](t)(r.Reserve(ctx, rs))
+	}
+	same(t, "first and its repeat", reserve(q, later, other), []registry.Reserved{
+		{ID: 5, Hash: 1 << 63, First: true}, {ID: 5, Hash: 1 << 63}, {ID: 5, Hash: 1 << 63, First: true},
+	})
+	check(t, e.Other.MarkAcked(ctx, []registry.Reservation{q}, []int64{1234}))
+	same(t, "acked", reserve(later), []registry.Reserved{{ID: 5, Hash: 1 << 63, Acked: 1234}})
+
+	const n = 10
+	got := make(chan registry.Reserved, n)
+	for i := range n {
+		go func() { // ends by its one send
+			rs, err := []registry.Registry{r, e.Other}[i%2].Reserve(ctx, []registry.Reservation{{Conv: "g:x", From: "a", ClientID: "same", ID: wire.MsgID(i + 1)}})
+			if err != nil {
+				t.Error(err)
+				rs = make([]registry.Reserved, 1)
+			}
+			got <- rs[0]
+		}()
+	}
+	firsts, ids := 0, map[wire.MsgID]bool{}
+	for range n {
+		v := <-got
+		ids[v.ID] = true
+		if v.First {
+			firsts++
+		}
+	}
+	same(t, "winners of ten at once", firsts, 1)
+	same(t, "ids of ten at once", len(ids), 1)
+}
+
+func testMessages(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	m := registry.CachedMsg{Conv: "p:a:b", Seq: 4, ID: 1 << 62, Version: 3, Content: "h\u00e9\x00\"llo"}
+	check(t, r.PutMessages(ctx, []registry.CachedMsg{m, {ID: 2, Conv: "g:x"}}))
+	m.Version, m.Content = 9, ""
+	check(t, r.PutMessages(ctx, []registry.CachedMsg{m}))
+	same(t, "cached", must[map[wire.MsgID]registry.CachedMsg](t)(e.Other.GetMessages(ctx, []wire.MsgID{1 << 62, 77})), map[wire.MsgID]registry.CachedMsg{1 << 62: m})
+}
+
+// OfflineLimit is the bound that implementations under test are set to.
+const OfflineLimit = 1000
+
+func testOffline(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	entry := func(conv wire.ConvID, seq int64) registry.OfflineEntry {
+		return registry.OfflineEntry{User: "u", Conv: conv, Seq: seq, ID: wire.MsgID(seq << 22)}
+	}
+	list := func() []registry.OfflineEntry { return must[[]registry.OfflineEntry](t)(r.Offline(ctx, "u")) }
+	check(t, r.FileOffline(ctx, []registry.OfflineEntry{entry("p:a:u", 2), entry("g:x", 3), entry("p:a:u", 1)}))
+	check(t, e.Other.FileOffline(ctx, []registry.OfflineEntry{entry("g:x", 3)}))
+	same(t, "by age, once each", list(), []registry.OfflineEntry{entry("p:a:u", 1), entry("p:a:u", 2), entry("g:x", 3)})
+	check(t, r.ClearOffline(ctx, "u", "p:a:u", 1))
+	check(t, r.ClearOffline(ctx, "nobody", "p:a:u", 1))
+	same(t, "cleared", list(), []registry.OfflineEntry{entry("p:a:u", 2), entry("g:x", 3)})
+
+	var many []registry.OfflineEntry
+	for i := range int64(OfflineLimit + 20) {
+		many = append(many, entry("g:many", 10+i))
+	}
+	check(t, r.FileOffline(ctx, many))
+	same(t, "bounded, the oldest went", list(), many[20:])
+	check(t, r.ClearOffline(ctx, "u", "g:many", 1<<40))
+	same(t, "all cleared", list(), []registry.OfflineEntry(nil))
+}
+
+func testMembers(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	pairs := []registry.Membership{{Group: "g", User: "a"}, {Group: "g", User: "b"}, {Group: "g", User: "c"}, {Group: "h", User: "a"}}
+	are := func() []bool { return must[[]bool](t)(e.Other.AreMembers(ctx, pairs)) }
+	same(t, "nothing cached", are(), []bool{false, false, false, false})
+	check(t, r.PutMembers(ctx, "g", []wire.UserID{"a", "b"}))
+	same(t, "put", are(), []bool{true, true, false, false})
+	check(t, r.ChangeMembers(ctx, "g", []wire.UserID{"c"}, []wire.UserID{"a"}))
+	same(t, "changed", are(), []bool{false, true, true, false})
+	check(t, r.PutMembers(ctx, "g", []wire.UserID{"a"}))
+	same(t, "replaced", are(), []bool{true, false, false, false})
+	big := make([]wire.UserID, 2500)
+	for i := range big {
+		big[i] = wire.UserID(fmt.Sprintf("m%d", i))
+	}
+	check(t, r.PutMembers(ctx, "big", big))
+	same(t, "last of many", must[[]bool](t)(r.AreMembers(ctx, []registry.Membership{{Group: "big", User: "m2499"}})), []bool{true})
+	check(t, r.PutMembers(ctx, "g", nil))
+	same(t, "emptied", are(), []bool{false, false, false, false})
+}
+
+func testEmpty(t *testing.T, e Env) {
+	ctx, r := t.Context(), e.Registry
+	check(t, r.Ping(ctx))
+	for name, err := range map[string]error{
+		"put_messages": r.PutMessages(ctx, nil), "file_offline": r.FileOffline(ctx, nil),
+		"mark_acked": r.MarkAcked(ctx, nil, nil), "change_members": r.ChangeMembers(ctx, "g", nil, nil),
+		"put_members": r.PutMembers(ctx, "g", nil),
+	} {
+		if err != nil {
+			t.Errorf("%s of nothing: %v", name, err)
+		}
+	}
+	same(t, "reserve", len(must[[]registry.Reserved](t)(r.Reserve(ctx, nil))), 0)
+	same(t, "members", len(must[[]bool](t)(r.AreMembers(ctx, nil))), 0)
+	same(t, "routes", len(must[map[wire.UserID][]registry.Route](t)(r.PutRoutes(ctx, nil))), 0)
+	same(t, "groups", len(must[[]int64](t)(r.AddGroupEdge(ctx, "a", nil))), 0)
+}
+
+func testCanceled(t *testing.T, e Env) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		if _, err := e.Registry.Lookup(ctx, []wire.UserID{"u"}, nil); err == nil {
+			t.Fatal("a look-up under an ended context passed")
+		}
+	}
+	check(t, e.Registry.Ping(t.Context())) // the breaker took no offence
+}
