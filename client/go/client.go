@@ -91,9 +91,9 @@ type Client struct {
 	cancel context.CancelFunc // ends the connection's own context
 	// put writes one message under the connection's context, not the caller's:
 	// a write cut short costs the connection.
-	put func(websocket.MessageType, []byte) error
-	wg      sync.WaitGroup
-	done    chan struct{} // closed after the last push and the last answer
+	put  func(websocket.MessageType, []byte) error
+	wg   sync.WaitGroup
+	done chan struct{} // closed after the last push and the last answer
 
 	authOK    atomic.Pointer[wire.AuthOK]
 	login     chan error   // gets one value: how the log-in went

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,62 +30,62 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var at = time.Unix(1_800_000_000, 0)
 
 // jwk returns the JSON form of key material.
-func jwk(t testing.TB, kid string, material any, private bool) jwkset.JWKMarshal {
-	t.Helper()
+func jwk(tb testing.TB, kid string, material any, private bool) jwkset.JWKMarshal {
+	tb.Helper()
 	j, err := jwkset.NewJWKFromKey(material, jwkset.JWKOptions{
 		Marshal:  jwkset.JWKMarshalOptions{Private: private},
 		Metadata: jwkset.JWKMetadataOptions{KID: kid},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return j.Marshal()
 }
 
 // writeSet writes a JWKS file and returns its path.
-func writeSet(t testing.TB, keys ...jwkset.JWKMarshal) string {
-	t.Helper()
+func writeSet(tb testing.TB, keys ...jwkset.JWKMarshal) string {
+	tb.Helper()
 	b, err := json.Marshal(jwkset.JWKSMarshal{Keys: keys})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return writeFile(t, b)
+	return writeFile(tb, b)
 }
 
-func writeFile(t testing.TB, b []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), FileName)
+func writeFile(tb testing.TB, b []byte) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), FileName)
 	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return path
 }
 
-func load(t testing.TB, keys ...jwkset.JWKMarshal) *Keyring {
-	t.Helper()
-	k, err := Load(writeSet(t, keys...))
+func load(tb testing.TB, keys ...jwkset.JWKMarshal) *Keyring {
+	tb.Helper()
+	k, err := Load(writeSet(tb, keys...))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
 
 func secret(fill string) []byte { return []byte(strings.Repeat(fill, minSecret)) }
 
-func rsaKey(t testing.TB, bits int) *rsa.PrivateKey {
-	t.Helper()
+func rsaKey(tb testing.TB, bits int) *rsa.PrivateKey {
+	tb.Helper()
 	k, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
 
-func ecKey(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
-	t.Helper()
+func ecKey(tb testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
+	tb.Helper()
 	k, err := ecdsa.GenerateKey(c, rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
@@ -169,15 +170,13 @@ func TestMintRefuses(t *testing.T) {
 }
 
 // sign makes a token by hand, so that it may say anything.
-func sign(t testing.TB, m jwt.SigningMethod, material any, header map[string]any, claims jwt.MapClaims) string {
-	t.Helper()
+func sign(tb testing.TB, m jwt.SigningMethod, material any, header map[string]any, claims jwt.MapClaims) string {
+	tb.Helper()
 	tok := jwt.NewWithClaims(m, claims)
-	for k, v := range header {
-		tok.Header[k] = v
-	}
+	maps.Copy(tok.Header, header)
 	raw, err := tok.SignedString(material)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return raw
 }
@@ -294,7 +293,7 @@ func TestKeyAlone(t *testing.T) {
 
 func FuzzVerify(f *testing.F) {
 	k := load(f, jwk(f, "k1", secret("s"), true))
-	raw, err := k.Mint(Claims{User: "alice", Device: "d", IssuedAt: at}, time.Hour)
+	raw, err := k.Mint(Claims{User: "alice", Device: "d", ID: "j1", IssuedAt: at}, time.Hour)
 	if err != nil {
 		f.Fatal(err)
 	}
