@@ -43,9 +43,14 @@ func (id MsgID) MarshalJSON() ([]byte, error) {
 	return strconv.AppendQuote(nil, id.String()), nil
 }
 
-// UnmarshalJSON reads a decimal string of 1 to 63 bits; null changes nothing.
+// UnmarshalJSON reads a decimal string of at most 63 bits. "0" is what an
+// absent id marshals to, and null changes nothing, as in encoding/json.
 func (id *MsgID) UnmarshalJSON(b []byte) error {
-	if string(b) == "null" {
+	switch string(b) {
+	case "null":
+		return nil
+	case `"0"`:
+		*id = 0
 		return nil
 	}
 	if len(b) < 2 || b[0] != '"' || b[len(b)-1] != '"' {

@@ -78,7 +78,7 @@ func TestConvMembers(t *testing.T) {
 
 func TestMsgIDJSON(t *testing.T) {
 	for in, want := range map[string]MsgID{
-		`"1"`: 1, `"9223372036854775807"`: 1<<63 - 1, `null`: 5,
+		`"1"`: 1, `"9223372036854775807"`: 1<<63 - 1, `null`: 5, `"0"`: 0,
 	} {
 		id := MsgID(5)
 		if err := json.Unmarshal([]byte(in), &id); err != nil || id != want {
@@ -86,7 +86,7 @@ func TestMsgIDJSON(t *testing.T) {
 		}
 	}
 	for _, in := range []string{
-		`1`, `""`, `"0"`, `"-1"`, `"+1"`, `"01"`, `"1 "`, `"9223372036854775808"`, `"x"`, `{}`, `"\u0031"`,
+		`1`, `""`, `"00"`, `"-1"`, `"+1"`, `"01"`, `"1 "`, `"9223372036854775808"`, `"x"`, `{}`, `"\u0031"`,
 	} {
 		var id MsgID
 		if err := json.Unmarshal([]byte(in), &id); err == nil {
@@ -129,7 +129,7 @@ func FuzzMsgID(f *testing.F) {
 		if err := id.UnmarshalJSON(b); err != nil || string(b) == "null" {
 			return
 		}
-		if back, err := id.MarshalJSON(); err != nil || string(back) != string(b) || id <= 0 {
+		if back, err := id.MarshalJSON(); err != nil || string(back) != string(b) || id < 0 {
 			t.Errorf("%q reads as %d, which is %q, %v", b, id, back, err)
 		}
 	})
