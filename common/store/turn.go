@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // ErrLayout is returned by CheckLayout for a number of partitions that is not
@@ -151,6 +152,9 @@ func (c *checker) row(r *ConvRow) {
 	}
 	for _, u := range r.Mention {
 		c.most("mention", string(u), MaxID)
+		if u == "" || strings.Contains(string(u), "\n") {
+			c.fail("mention %q is no user", u)
+		}
 	}
 }
 

@@ -1,0 +1,218 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/starling-im/starling/common/store"
+)
+
+// Names in meta.
+const (
+	metaEpoch  = "history_epoch"
+	metaLayout = "layout:" // and the topic
+)
+
+func (s *Store) metaSQL() string {
+	return "INSERT INTO meta (name, value) VALUES (?, ?)" + s.d.upsert("name", "name=meta.name")
+}
+
+// setMeta stores a value where there is none.
+func (s *Store) setMeta(ctx context.Context, name, value string) error {
+	set := []statement{{sql: s.metaSQL(), args: []any{name, value}}}
+	if err := s.transact(ctx, nil, nil, func(txn) ([]statement, error) { return set, nil }); err != nil {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
+	return nil
+}
+
+// HistoryEpoch returns what Migrate made up.
+func (s *Store) HistoryEpoch(ctx context.Context) (string, error) {
+	v, err := one(ctx, s, statement{sql: "SELECT value FROM meta WHERE name = ?", args: []any{metaEpoch}},
+		func(r *sql.Rows) (v string, err error) { return v, r.Scan(&v) })
+	if err != nil {
+		return "", fmt.Errorf("read the history epoch: %w", err)
+	}
+	return v, nil
+}
+
+// CheckLayout stores the numbers of new topics and refuses other numbers of
+// known ones.
+func (s *Store) CheckLayout(ctx context.Context, partitions map[string]int32) error {
+	topics := make([]string, 0, len(partitions))
+	for t := range partitions {
+		topics = append(topics, t)
+	}
+	slices.Sort(topics)
+	var reads, writes []statement
+	for _, t := range topics {
+		name := metaLayout + t
+		reads = append(reads, statement{sql: "SELECT name, value FROM meta WHERE name = ?" + s.d.lock, args: []any{name}})
+		writes = append(writes, statement{sql: s.metaSQL(), args: []any{name, strconv.Itoa(int(partitions[t]))}})
+	}
+	check := func(r *sql.Rows) error {
+		var name, have string
+		if err := r.Scan(&name, &have); err != nil {
+			return fmt.Errorf("scan the layout: %w", err)
+		}
+		topic := name[len(metaLayout):]
+		if want := strconv.Itoa(int(partitions[topic])); have != want {
+			return fmt.Errorf("topic %s: %s partitions, not %s: %w", topic, want, have, store.ErrLayout)
+		}
+		return nil
+	}
+	if len(topics) == 0 {
+		return nil
+	}
+	// Written after the check, and checked again: another process may have
+	// been first.
+	err := s.transact(ctx, reads, check, func(t txn) ([]statement, error) {
+		if err := t.exec(ctx, writes); err != nil {
+			return nil, err
+		}
+		return nil, t.query(ctx, reads, check)
+	})
+	if err != nil {
+		return fmt.Errorf("check the layout: %w", err)
+	}
+	return nil
+}
+
+// Partitions returns all partition rows by topic and number.
+func (s *Store) Partitions(ctx context.Context) ([]store.PartitionState, error) {
+	list, err := all(ctx, s, []statement{{sql: "SELECT " + partitionCols + " FROM log_partitions ORDER BY topic, number"}}, scanPartition)
+	if err != nil {
+		return nil, fmt.Errorf("read the partitions: %w", err)
+	}
+	return list, nil
+}
+
+type lease struct {
+	id    int
+	owner string
+	until int64
+}
+
+// errTaken says that another process took the worker id at the same time.
+var errTaken = errors.New("worker id was taken by another process")
+
+// LeaseWorker takes the owner's own id, else one never used, else the one
+// unused for longest.
+func (s *Store) LeaseWorker(ctx context.Context, owner string, now, until int64) (id int, lastUsed int64, err error) {
+	for range 8 {
+		id, lastUsed, err = s.leaseWorker(ctx, owner, now, until)
+		var dup *store.DeterministicError
+		if !errors.Is(err, errTaken) && !errors.As(err, &dup) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("lease a worker id: %w", err)
+	}
+	return id, lastUsed, nil
+}
+
+func (s *Store) leaseWorker(ctx context.Context, owner string, now, until int64) (id int, lastUsed int64, err error) {
+	var have []lease
+	read := []statement{{sql: "SELECT id, owner, until_ms FROM workers ORDER BY id" + s.d.lock}}
+	scan := func(r *sql.Rows) error {
+		var l lease
+		err := r.Scan(&l.id, &l.owner, &l.until)
+		have = append(have, l)
+		return err //nolint:wrapcheck // told by the caller
+	}
+	err = s.transact(ctx, read, scan, func(txn) ([]statement, error) {
+		l, fresh := choose(have, owner, now)
+		if l.id < 0 {
+			return nil, errors.New("all worker ids are in use")
+		}
+		id, lastUsed = l.id, l.until
+		to := max(until, l.until)
+		if fresh {
+			return []statement{{sql: "INSERT INTO workers (id, owner, until_ms) VALUES (?, ?, ?)", args: []any{id, owner, to}}}, nil
+		}
+		return []statement{{sql: "UPDATE workers SET owner = ?, until_ms = ? WHERE id = ?", args: []any{owner, to, id}}}, nil
+	})
+	return id, lastUsed, err
+}
+
+// choose picks a worker id; -1 if none is free.
+func choose(have []lease, owner string, now int64) (l lease, fresh bool) {
+	used := make(map[int]bool, len(have))
+	best := lease{id: -1}
+	for _, h := range have {
+		used[h.id] = true
+		if h.owner == owner {
+			return h, false
+		}
+		if h.until < now-store.WorkerGraceMS && (best.id < 0 || h.until < best.until) {
+			best = h
+		}
+	}
+	for i := range store.WorkerIDs {
+		if !used[i] {
+			return lease{id: i}, true
+		}
+	}
+	return best, false
+}
+
+// RenewWorker moves a lease.
+func (s *Store) RenewWorker(ctx context.Context, worker int, owner string, until int64) error {
+	var have []lease
+	read := []statement{{sql: "SELECT owner, until_ms FROM workers WHERE id = ?" + s.d.lock, args: []any{worker}}}
+	scan := func(r *sql.Rows) error {
+		var l lease
+		err := r.Scan(&l.owner, &l.until)
+		have = append(have, l)
+		return err //nolint:wrapcheck // told below
+	}
+	err := s.transact(ctx, read, scan, func(txn) ([]statement, error) {
+		if len(have) == 0 || have[0].owner != owner {
+			return nil, store.ErrFenced
+		}
+		return []statement{{sql: "UPDATE workers SET until_ms = ? WHERE id = ?", args: []any{max(until, have[0].until), worker}}}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("renew worker id %d: %w", worker, err)
+	}
+	return nil
+}
+
+// Purge deletes what is older, a thousand rows at a time, so that a turn waits
+// for no more than that.
+func (s *Store) Purge(ctx context.Context, before int64) error {
+	for _, t := range []struct{ name, key string }{
+		{"outcomes", "conv, sender, client_id, day"}, {"refusals", "user, id"},
+	} {
+		for {
+			n, err := s.purge(ctx, s.d.purge(t.name, t.key), before)
+			if err != nil {
+				return fmt.Errorf("purge %s: %w", t.name, err)
+			}
+			if n < purgeRows {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) purge(ctx context.Context, text string, before int64) (n int64, err error) {
+	if s.writer == nil {
+		res, err := s.read.db.ExecContext(ctx, text, before)
+		if err != nil {
+			return 0, err //nolint:wrapcheck // told by the caller
+		}
+		return res.RowsAffected() //nolint:wrapcheck // told by the caller
+	}
+	err = s.transact(ctx, []statement{{sql: text, args: []any{before}}}, nil, func(t txn) ([]statement, error) {
+		count := []statement{{sql: "SELECT changes()"}}
+		return nil, t.query(ctx, count, func(r *sql.Rows) error { return r.Scan(&n) })
+	})
+	return n, err
+}

@@ -1,0 +1,177 @@
+package sqlstore
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/go-sql-driver/mysql"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/starling-im/starling/common/store"
+)
+
+// dialect is all that differs between the databases.
+type dialect struct {
+	name   string
+	upsert func(key, set string) string // tail of an INSERT; set: names, or name=expression
+	newer  func(col string) string      // the greater of a column's old and new value
+	fill   func(col string) string      // a column's old value, or the new one where that is empty
+	// sizes are the numbers of rows in one INSERT, descending, ending in 1. The
+	// fewer there are, the fewer statements are kept prepared.
+	sizes []int
+	// terms are the numbers of terms of a WHERE, descending: repeated terms
+	// fill up to one of them.
+	terms []int
+	// countTerms is how many ranges one counting query may have. SQLite keeps a
+	// set of the rows that it has seen for more than one.
+	countTerms int
+	lock       string // locks the rows of a SELECT
+	bytes      bool   // strings are bound as bytes: a text is checked as utf8mb4
+	purge      func(table, key string) string
+	fails      func(err error) bool // deterministic errors
+}
+
+const purgeRows = 1000
+
+func sqliteDialect() *dialect {
+	return &dialect{
+		name: DriverSQLite,
+		upsert: func(key, set string) string {
+			return " ON CONFLICT (" + key + ") DO UPDATE SET " + assign(set, func(col string) string { return "excluded." + col })
+		},
+		newer: func(col string) string { return "max(" + col + ",excluded." + col + ")" },
+		fill: func(col string) string {
+			return "CASE WHEN log_partitions." + col + "='' THEN excluded." + col + " ELSE log_partitions." + col + " END"
+		},
+		sizes:      []int{64, 8, 1},
+		terms:      []int{64, 8, 1},
+		countTerms: 1,
+		purge: func(table, key string) string {
+			return "DELETE FROM " + table + " WHERE (" + key + ") IN (SELECT " + key + " FROM " + table + " WHERE ts < ? LIMIT " + strconv.Itoa(purgeRows) + ")"
+		},
+		fails: func(err error) bool {
+			var e *sqlite.Error
+			if !errors.As(err, &e) {
+				return false
+			}
+			switch e.Code() & 0xff {
+			case sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH:
+				return true
+			}
+			return false
+		},
+	}
+}
+
+func mysqlDialect() *dialect {
+	return &dialect{
+		name: DriverMySQL,
+		upsert: func(_, set string) string {
+			return " ON DUPLICATE KEY UPDATE " + assign(set, func(col string) string { return "VALUES(" + col + ")" })
+		},
+		newer:      func(col string) string { return "GREATEST(" + col + ",VALUES(" + col + "))" },
+		fill:       func(col string) string { return "IF(" + col + "='',VALUES(" + col + ")," + col + ")" },
+		sizes:      []int{256, 64, 16, 4, 1},
+		terms:      []int{200, 50, 12, 3, 1},
+		countTerms: 64,
+		lock:       " FOR UPDATE",
+		bytes:      true,
+		purge: func(table, _ string) string {
+			return "DELETE FROM " + table + " WHERE ts < ? LIMIT " + strconv.Itoa(purgeRows)
+		},
+		fails: func(err error) bool {
+			var e *mysql.MySQLError
+			if !errors.As(err, &e) {
+				return false
+			}
+			switch e.Number {
+			case 1048, // null
+				1062, 1586, // duplicate key
+				1264, 1265, 1292, 1300, 1366, 1406, 1690, // bad, too great or too long a value
+				1451, 1452, 3819, 4025: // foreign key, check
+				return true
+			}
+			return false
+		},
+	}
+}
+
+// assign makes "a=new(a), b=new(b)" of "a, b"; what has a "=" stays.
+func assign(set string, value func(col string) string) string {
+	cols := strings.Split(set, ", ")
+	for i, c := range cols {
+		if !strings.Contains(c, "=") {
+			cols[i] = c + "=" + value(c)
+		}
+	}
+	return strings.Join(cols, ", ")
+}
+
+// judge marks deterministic errors.
+func (d *dialect) judge(err error) error {
+	if err == nil || !d.fails(err) {
+		return err
+	}
+	return &store.DeterministicError{Err: err}
+}
+
+// bind turns arguments into what the driver is to send.
+func (d *dialect) bind(args []any) []any {
+	if d.bytes {
+		for i, a := range args {
+			if s, ok := a.(string); ok {
+				args[i] = []byte(s)
+			}
+		}
+	}
+	return args
+}
+
+// table is an INSERT for any number of rows.
+type table struct {
+	head, row, tail string
+	cols            int
+}
+
+func newTable(name, cols, tail string) *table {
+	n := strings.Count(cols, ",") + 1
+	return &table{
+		head: "INSERT INTO " + name + " (" + cols + ") VALUES ",
+		row:  "(?" + strings.Repeat(",?", n-1) + ")",
+		tail: tail,
+		cols: n,
+	}
+}
+
+func (t *table) sql(rows int) string {
+	return t.head + t.row + strings.Repeat(","+t.row, rows-1) + t.tail
+}
+
+// tables are the INSERTs of a dialect.
+type tables struct {
+	fresh, heads, members, messages, outcomes, refusals, cursors *table
+}
+
+const (
+	headCols    = "conv, kind, max_seq, min_seq, last_ts, last_msg, name, description, owner, members, muted_until, dismissed"
+	memberCols  = "user, role, joined_seq, left_seq, muted_until"
+	rowCols     = "seq, kind, id, sender, type, content, ts, client_id, mention, reply_to, status, target_seq, version"
+	outcomeCols = "conv, sender, client_id, topic, number, id, hash, code, seq, n, ts, log_offset"
+	refusalCols = "user, id, ts, client_id, conv, code"
+	cursorCols  = "conv_id, user, device, delivered, read_seq"
+)
+
+func newTables(d *dialect) *tables {
+	return &tables{
+		fresh:    newTable("conversations", headCols, ""),
+		heads:    newTable("conversations", "id, "+headCols, d.upsert("id", headCols[len("conv, "):])),
+		members:  newTable("members", "conv_id, "+memberCols, d.upsert("conv_id, user, joined_seq", "role, left_seq, muted_until")),
+		messages: newTable("messages", "conv_id, month, "+rowCols, ""),
+		outcomes: newTable("outcomes", "day, "+outcomeCols, ""),
+		refusals: newTable("refusals", refusalCols, d.upsert("user, id", "ts, client_id, conv, code")),
+		cursors: newTable("cursors", cursorCols, d.upsert("conv_id, user, device",
+			"delivered="+d.newer("delivered")+", read_seq="+d.newer("read_seq"))),
+	}
+}

@@ -1,0 +1,200 @@
+package sqlstore_test
+
+import (
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/sqlstore"
+	"github.com/starling-im/starling/common/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func sqliteConfig(path string) sqlstore.Config {
+	return sqlstore.Config{Driver: sqlstore.DriverSQLite, DSN: config.NewSecret(path)}
+}
+
+func open(t testing.TB, cfg sqlstore.Config) *sqlstore.Store {
+	t.Helper()
+	s, err := sqlstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func openSQLite(t testing.TB) *sqlstore.Store {
+	t.Helper()
+	cfg := sqliteConfig(filepath.Join(t.TempDir(), "a #?%.db"))
+	if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, cfg)
+	t.Cleanup(func() { closed(t, s) })
+	return s
+}
+
+func closed(t testing.TB, s *sqlstore.Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSQLite(t *testing.T) {
+	storetest.Run(t, func(t testing.TB) store.Store { return openSQLite(t) })
+}
+
+// TestMySQL empties the database that STARLING_TEST_MYSQL_DSN names.
+func TestMySQL(t *testing.T) {
+	cfg := mysqlConfig(t)
+	storetest.Run(t, func(t testing.TB) store.Store {
+		dropAll(t, cfg)
+		if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, cfg)
+		t.Cleanup(func() { closed(t, s) })
+		return s
+	})
+}
+
+func mysqlConfig(t testing.TB) sqlstore.Config {
+	t.Helper()
+	dsn := os.Getenv("STARLING_TEST_MYSQL_DSN")
+	if dsn == "" {
+		t.Skip("STARLING_TEST_MYSQL_DSN is not set")
+	}
+	return sqlstore.Config{Driver: sqlstore.DriverMySQL, DSN: config.NewSecret(dsn)}
+}
+
+func dropAll(t testing.TB, cfg sqlstore.Config) {
+	t.Helper()
+	db, err := sql.Open("mysql", cfg.DSN.Reveal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	for _, name := range []string{
+		"meta", "conversations", "members", "messages", "outcomes", "refusals", "cursors", "log_partitions", "workers", "goose_db_version",
+	} {
+		if _, err := db.ExecContext(t.Context(), "DROP TABLE IF EXISTS "+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestReopenSQLite(t *testing.T) {
+	cfg := sqliteConfig(filepath.Join(t.TempDir(), "s.db"))
+	if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, cfg)
+	storetest.Seed(t, s)
+	epoch, err := s.HistoryEpoch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed(t, s)
+	if err := sqlstore.Migrate(t.Context(), cfg); err != nil { // changes nothing
+		t.Fatal(err)
+	}
+	s = open(t, cfg)
+	defer closed(t, s)
+	storetest.Verify(t, s)
+	if again, err := s.HistoryEpoch(t.Context()); err != nil || again != epoch {
+		t.Errorf("history epoch %q, %v; was %q", again, err, epoch)
+	}
+}
+
+// exec changes the database behind the store's back.
+func exec(t *testing.T, path, query string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.ExecContext(t.Context(), query); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSchemaVersions(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	cfg := sqliteConfig(path)
+	if _, err := sqlstore.Open(t.Context(), cfg); !errors.Is(err, sqlstore.ErrSchemaOld) {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("Open made a file")
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := sqlstore.Open(t.Context(), cfg)
+	if !errors.Is(err, sqlstore.ErrSchemaOld) || !strings.Contains(fmt.Sprint(err), "starling migrate") {
+		t.Errorf("an empty file: %v", err)
+	}
+	if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, path, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)")
+	if _, err := sqlstore.Open(t.Context(), cfg); !errors.Is(err, sqlstore.ErrSchemaNew) {
+		t.Errorf("opened a newer schema: %v", err)
+	}
+	if err := sqlstore.Migrate(t.Context(), cfg); !errors.Is(err, sqlstore.ErrSchemaNew) {
+		t.Errorf("migrated a newer schema: %v", err)
+	}
+}
+
+func TestNoDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	if err := os.WriteFile(path, []byte(strings.Repeat("this is no database ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlstore.Open(t.Context(), sqliteConfig(path)); err == nil {
+		t.Error("opened a text")
+	}
+	if err := sqlstore.Migrate(t.Context(), sqliteConfig(filepath.Join(path, "below", "a.db"))); err == nil {
+		t.Error("migrated in no folder")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	var cfg sqlstore.Config
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	cfg.RegisterFlags(fs, "mysql.")
+	if err := fs.Parse([]string{"-mysql.dsn=im:geheim@tcp(db:3306)/im"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+	if s := fmt.Sprintf("%v %+v %#v", cfg, cfg, fs.Lookup("mysql.dsn").Value); strings.Contains(s, "geheim") {
+		t.Errorf("shows the password: %s", s)
+	}
+	bad := sqlstore.Config{Driver: "oracle", Conns: -1, Timeout: -1}
+	for _, key := range []string{"mysql.driver", "mysql.dsn", "mysql.conns", "mysql.timeout"} {
+		if err := bad.Validate(); !strings.Contains(fmt.Sprint(err), key) {
+			t.Errorf("%v does not name %s", err, key)
+		}
+	}
+	for _, dsn := range []string{"im:geheim@tcp(db:3306", "im:geheim@tcp(db:3306)/"} {
+		cfg.DSN = config.NewSecret(dsn)
+		err := cfg.Validate()
+		if err == nil || strings.Contains(err.Error(), "geheim") {
+			t.Errorf("%s: %v", dsn, err)
+		}
+	}
+}

@@ -1,0 +1,341 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// statement is a piece of SQL that waits to be sent.
+type statement struct {
+	sql  string
+	args []any
+}
+
+// errNothing ends a transaction without a commit and without an error.
+var errNothing = errors.New("nothing to commit")
+
+// packet bounds the bytes of statements that are sent together.
+const packet = 4 << 20
+
+// pool reads; it keeps statements prepared where that saves work.
+type pool struct {
+	db       *sql.DB
+	prepared bool
+
+	mu    sync.Mutex
+	stmts map[string]*sql.Stmt
+}
+
+// stmt returns a text prepared. The texts are few: counts of terms are rounded
+// up.
+func (p *pool) stmt(ctx context.Context, text string) (*sql.Stmt, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if st := p.stmts[text]; st != nil {
+		return st, nil
+	}
+	if p.stmts == nil {
+		return nil, sql.ErrConnDone
+	}
+	st, err := p.db.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, fmt.Errorf("prepare: %w", err)
+	}
+	p.stmts[text] = st
+	return st, nil
+}
+
+func (p *pool) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for _, st := range p.stmts {
+		errs = append(errs, st.Close())
+	}
+	p.stmts = nil
+	return errors.Join(append(errs, p.db.Close())...)
+}
+
+// query reads through the pool and calls scan for each row.
+func (s *Store) query(ctx context.Context, st statement, scan func(r *sql.Rows) error) error {
+	args := s.d.bind(st.args)
+	if !s.read.prepared {
+		rows, err := s.read.db.QueryContext(ctx, st.sql, args...)
+		if err != nil {
+			return err //nolint:wrapcheck // callers say what they tried
+		}
+		return each(rows, scan)
+	}
+	p, err := s.read.stmt(ctx, st.sql)
+	if err != nil {
+		return err
+	}
+	rows, err := p.QueryContext(ctx, args...)
+	if err != nil {
+		return err //nolint:wrapcheck // callers say what they tried
+	}
+	return each(rows, scan)
+}
+
+// each scans all rows of all results and closes them.
+func each(rows *sql.Rows, scan func(r *sql.Rows) error) error {
+	defer func() { _ = rows.Close() }() // Err has told
+	for {
+		for rows.Next() {
+			if err := scan(rows); err != nil {
+				return err
+			}
+		}
+		if !rows.NextResultSet() {
+			return rows.Err()
+		}
+	}
+}
+
+// txn is a transaction on the writer.
+type txn interface {
+	query(ctx context.Context, list []statement, scan func(r *sql.Rows) error) error
+	exec(ctx context.Context, list []statement) error
+	// commit executes and commits. Whatever it returns, the transaction is over.
+	commit(ctx context.Context, list []statement) error
+	rollback(ctx context.Context)
+}
+
+// transact reads first (with locks, where the dialect has them) and commits
+// what body returns after that. errNothing of body is no error.
+func (s *Store) transact(
+	ctx context.Context, first []statement, scan func(r *sql.Rows) error, body func(t txn) ([]statement, error),
+) error {
+	t, err := s.begin(ctx, first, scan)
+	if err != nil {
+		return s.d.judge(err)
+	}
+	list, err := body(t)
+	if err != nil {
+		t.rollback(ctx)
+		if errors.Is(err, errNothing) {
+			return nil
+		}
+		return s.d.judge(err)
+	}
+	return s.d.judge(t.commit(ctx, list))
+}
+
+func (s *Store) begin(ctx context.Context, first []statement, scan func(r *sql.Rows) error) (txn, error) {
+	var t txn
+	var err error
+	if s.writer != nil {
+		t, err = s.writer.begin(ctx)
+	} else {
+		t, first, err = s.beginMySQL(ctx, first)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	if scan == nil {
+		err = t.exec(ctx, first)
+	} else {
+		err = t.query(ctx, first, scan)
+	}
+	if err != nil {
+		t.rollback(ctx)
+		return nil, err
+	}
+	return t, nil
+}
+
+func (s *Store) beginMySQL(ctx context.Context, first []statement) (txn, []statement, error) {
+	conn, err := s.read.db.Conn(ctx)
+	if err != nil {
+		return nil, nil, err //nolint:wrapcheck // the caller says what it tried
+	}
+	return &mysqlTxn{d: s.d, conn: conn}, append([]statement{
+		{sql: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"},
+		{sql: "START TRANSACTION"},
+	}, first...), nil
+}
+
+// writer is the one connection that writes SQLite. It is its own txn, held by
+// whoever has taken the token.
+type writer struct {
+	db    *sql.DB
+	token chan struct{} // capacity 1; full: taken
+
+	conn  *sql.Conn // taken at the first write, kept
+	stmts map[string]*sql.Stmt
+}
+
+func (w *writer) begin(ctx context.Context) (txn, error) {
+	select {
+	case w.token <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err := w.open(ctx); err != nil {
+		<-w.token
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *writer) open(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if w.conn == nil {
+		conn, err := w.db.Conn(ctx)
+		if err != nil {
+			return err //nolint:wrapcheck // the caller says what it tried
+		}
+		w.conn, w.stmts = conn, make(map[string]*sql.Stmt)
+	}
+	return w.exec(ctx, []statement{{sql: "BEGIN IMMEDIATE"}})
+}
+
+func (w *writer) stmt(ctx context.Context, text string) (*sql.Stmt, error) {
+	if st := w.stmts[text]; st != nil {
+		return st, nil
+	}
+	st, err := w.conn.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, fmt.Errorf("prepare: %w", err)
+	}
+	w.stmts[text] = st
+	return st, nil
+}
+
+// query and exec cannot be cancelled: nothing here waits but for the disk, and
+// watching the context would cost a goroutine a statement.
+func (w *writer) query(ctx context.Context, list []statement, scan func(r *sql.Rows) error) error {
+	ctx = context.WithoutCancel(ctx)
+	for _, st := range list {
+		p, err := w.stmt(ctx, st.sql)
+		if err != nil {
+			return err
+		}
+		rows, err := p.QueryContext(ctx, st.args...)
+		if err != nil {
+			return err //nolint:wrapcheck // callers say what they tried
+		}
+		if err := each(rows, scan); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *writer) exec(ctx context.Context, list []statement) error {
+	ctx = context.WithoutCancel(ctx)
+	for _, st := range list {
+		p, err := w.stmt(ctx, st.sql)
+		if err != nil {
+			return err
+		}
+		if _, err := p.ExecContext(ctx, st.args...); err != nil {
+			return fmt.Errorf("%.40s: %w", st.sql, err)
+		}
+	}
+	return nil
+}
+
+func (w *writer) commit(ctx context.Context, list []statement) error {
+	if err := w.exec(ctx, append(list, statement{sql: "COMMIT"})); err != nil {
+		w.rollback(ctx)
+		return err
+	}
+	<-w.token
+	return nil
+}
+
+func (w *writer) rollback(ctx context.Context) {
+	// No transaction is open any more after some errors, which is as well.
+	_, _ = w.conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
+	<-w.token
+}
+
+func (w *writer) close() error {
+	w.token <- struct{}{}
+	defer func() { <-w.token }()
+	var errs []error
+	for _, st := range w.stmts {
+		errs = append(errs, st.Close())
+	}
+	if w.conn != nil {
+		errs = append(errs, w.conn.Close())
+	}
+	w.conn, w.stmts = nil, nil
+	return errors.Join(append(errs, w.db.Close())...)
+}
+
+type mysqlTxn struct {
+	d    *dialect
+	conn *sql.Conn
+}
+
+// join makes one text of statements.
+func (t *mysqlTxn) join(list []statement) (string, []any) {
+	var text strings.Builder
+	var args []any
+	for i, st := range list {
+		if i > 0 {
+			text.WriteString(";")
+		}
+		text.WriteString(st.sql)
+		args = append(args, t.d.bind(st.args)...)
+	}
+	return text.String(), args
+}
+
+func (t *mysqlTxn) query(ctx context.Context, list []statement, scan func(r *sql.Rows) error) error {
+	text, args := t.join(list)
+	rows, err := t.conn.QueryContext(ctx, text, args...)
+	if err != nil {
+		return err //nolint:wrapcheck // callers say what they tried
+	}
+	return each(rows, scan)
+}
+
+func (t *mysqlTxn) exec(ctx context.Context, list []statement) error {
+	for len(list) > 0 {
+		n, size := 0, 0
+		for n < len(list) && (n == 0 || size < packet) {
+			for _, a := range list[n].args {
+				size += argSize(a)
+			}
+			n++
+		}
+		text, args := t.join(list[:n])
+		if _, err := t.conn.ExecContext(ctx, text, args...); err != nil {
+			return err //nolint:wrapcheck // callers say what they tried
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+func argSize(a any) int {
+	if s, ok := a.(string); ok {
+		return len(s)
+	}
+	return 8
+}
+
+func (t *mysqlTxn) commit(ctx context.Context, list []statement) error {
+	if err := t.exec(ctx, append(list, statement{sql: "COMMIT"})); err != nil {
+		t.rollback(ctx)
+		return err
+	}
+	return t.conn.Close()
+}
+
+// rollback ends the transaction with its connection: a failure is rare, and no
+// answer is needed.
+func (t *mysqlTxn) rollback(context.Context) {
+	_ = t.conn.Raw(func(any) error { return driver.ErrBadConn })
+	_ = t.conn.Close()
+}

@@ -1,0 +1,125 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/wire"
+)
+
+func testPurge(t *testing.T, f *fixture) {
+	turn := &store.Turn{}
+	for i := range int64(1500) {
+		key := store.OutcomeKey{Conv: "g:g", From: "a", ClientID: fmt.Sprint(i)}
+		turn.Outcomes = append(turn.Outcomes, store.Outcome{OutcomeKey: key, ID: wire.MsgID(i + 1), TS: base + i})
+		turn.Refusals = append(turn.Refusals, store.Refusal{User: "a", Refused: wire.Refused{ID: wire.MsgID(i + 1)}, TS: base + i})
+	}
+	f.commit(t, turn)
+	must(t, f.s.Purge(t.Context(), base+1400))
+	_, err := f.s.Outcome(t.Context(), turn.Outcomes[1399].OutcomeKey)
+	notFound(t, "purged", err)
+	_, err = f.s.OutcomeByID(t.Context(), "a", turn.Outcomes[0].ID)
+	notFound(t, "purged, by id", err)
+	equal(t, "kept", got[store.Outcome](t)(f.s.Outcome(t.Context(), turn.Outcomes[1400].OutcomeKey)), turn.Outcomes[1400])
+	equal(t, "refusals kept", len(got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 5000))), 100)
+	must(t, f.s.Purge(t.Context(), base+1400))
+}
+
+func testWorkers(t *testing.T, f *fixture) {
+	lease := func(owner string, now, until int64) (int, int64) {
+		t.Helper()
+		id, last, err := f.s.LeaseWorker(t.Context(), owner, now, until)
+		must(t, err)
+		return id, last
+	}
+	a, last := lease("a", 1000, 2000)
+	equal(t, "never used", last, int64(0))
+	b, _ := lease("b", 1000, 2000)
+	if a == b {
+		t.Fatalf("both have worker id %d", a)
+	}
+	must(t, f.s.RenewWorker(t.Context(), a, "a", 5000))
+	if err := f.s.RenewWorker(t.Context(), a, "b", 5000); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("renewing another's lease: %v", err)
+	}
+	if err := f.s.RenewWorker(t.Context(), 1023, "b", 5000); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("renewing what was never leased: %v", err)
+	}
+	again, last := lease("a", 3000, 6000)
+	equal(t, "the own one again, after its last use", [2]int64{int64(again), last}, [2]int64{int64(a), 5000})
+	must(t, f.s.RenewWorker(t.Context(), a, "a", 5500)) // no step back
+	_, last = lease("a", 3000, 6000)
+	equal(t, "a lease is not shortened", last, int64(6000))
+}
+
+func testWorkersOut(t *testing.T, f *fixture) {
+	seen := make(map[int]bool)
+	for i := range store.WorkerIDs {
+		id, _, err := f.s.LeaseWorker(t.Context(), fmt.Sprint("owner-", i), 1000, int64(10_000+i))
+		must(t, err)
+		if seen[id] || id < 0 || id >= store.WorkerIDs {
+			t.Fatalf("worker id %d", id)
+		}
+		seen[id] = true
+	}
+	const grace = store.WorkerGraceMS
+	if _, _, err := f.s.LeaseWorker(t.Context(), "late", 10_000+grace, 50_000); err == nil {
+		t.Error("leased within the grace")
+	}
+	id, last, err := f.s.LeaseWorker(t.Context(), "late", 10_002+grace, 50_000)
+	must(t, err)
+	equal(t, "the longest unused", last, int64(10_000))
+	if err := f.s.RenewWorker(t.Context(), id, "owner-0", 60_000); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("the former owner: %v", err)
+	}
+}
+
+func testLayout(t *testing.T, f *fixture) {
+	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"a": 4, "b": 8}))
+	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"b": 8, "a": 4}))
+	if err := f.s.CheckLayout(t.Context(), map[string]int32{"a": 4, "b": 9, "c": 1}); !errors.Is(err, store.ErrLayout) {
+		t.Errorf("another number: %v", err)
+	}
+	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"c": 2})) // the refused call stored nothing
+	must(t, f.s.CheckLayout(t.Context(), nil))
+	epoch := got[string](t)(f.s.HistoryEpoch(t.Context()))
+	if epoch == "" {
+		t.Error("no history epoch")
+	}
+	equal(t, "history epoch again", got[string](t)(f.s.HistoryEpoch(t.Context())), epoch)
+	must(t, f.s.Ping(t.Context()))
+}
+
+func testLedger(t *testing.T, f *fixture) {
+	b := f.claim(t, record.PartitionID{Topic: record.TopicMessages, Number: 1})
+	a := f.claim(t, record.PartitionID{Topic: record.TopicMessages, Number: 0})
+	equal(t, "partitions", got[[]store.PartitionState](t)(f.s.Partitions(t.Context())), []store.PartitionState{f.p, a, b})
+}
+
+// Seed fills an empty store for Verify.
+func Seed(t *testing.T, s store.Store) {
+	t.Helper()
+	f := newFixture(t, s)
+	c := f.private(t, "a", "b", 10)
+	f.group(t, "g", "a", "b")
+	f.move(t, store.CursorMove{User: "b", Device: "d", Conv: c.Conv, Delivered: 6, Read: 3})
+	must(t, s.CheckLayout(t.Context(), map[string]int32{"a": 4}))
+}
+
+// Verify checks what Seed stored, in a store opened again.
+func Verify(t *testing.T, s store.Store) {
+	t.Helper()
+	st := got[store.PartitionState](t)(s.State(t.Context(), record.PartitionID{Topic: record.TopicGroups, Number: 3}))
+	equal(t, "guard", [2]int64{st.Epoch, st.Applied}, [2]int64{1, 1})
+	list := got[[]store.UserConv](t)(s.UserConversations(t.Context(), "b", "d", "", 10, true))
+	equal(t, "conversations", len(list), 2)
+	equal(t, "cursors", [4]int64{list[1].DeviceDelivered, list[1].Delivered, list[1].Read, list[1].Unread}, [4]int64{6, 6, 3, 7})
+	rows := got[[]store.Row](t)(s.Timeline(t.Context(), "b", "p:a:b", 0, 10, 100, true))
+	equal(t, "rows", seqs(rows), []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
+	if err := s.CheckLayout(t.Context(), map[string]int32{"a": 5}); !errors.Is(err, store.ErrLayout) {
+		t.Errorf("another layout: %v", err)
+	}
+}
