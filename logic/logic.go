@@ -48,7 +48,8 @@ const (
 
 // Deps is what the tier stands on. Tokens nil: this instance mints none.
 // Embedded: anyone may log in under any name. After names the modules that must
-// start before the tier's and stop after them: store, log, index.
+// start before the tier's and stop after them: store, log, index. Listening, if
+// given, is told the HTTP port's address once it listens.
 type Deps struct {
 	Log      *zap.Logger
 	Metrics  prometheus.Registerer
@@ -60,6 +61,8 @@ type Deps struct {
 	Verifier *token.Verifier
 	Embedded bool
 	After    []string
+
+	Listening func(httpAddr string)
 }
 
 // tier is all parts of one instance.

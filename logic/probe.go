@@ -24,7 +24,8 @@ type probed struct{ err error }
 
 func newProbe(st interface {
 	Ping(ctx context.Context) error
-}) *probe {
+},
+) *probe {
 	p := &probe{store: st}
 	p.last.Store(&probed{errors.New("not asked yet")})
 	return p

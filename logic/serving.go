@@ -66,6 +66,9 @@ func (s *serving) start(ctx context.Context) error {
 			s.failed <- fmt.Errorf("serve gRPC: %w", err)
 		}
 	})
+	if s.t.d.Listening != nil {
+		s.t.d.Listening(s.t.http.Addr())
+	}
 	s.t.d.Log.Info("grpc listens", zap.String("addr", ln.Addr().String()))
 	return nil
 }

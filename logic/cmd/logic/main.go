@@ -1,0 +1,13 @@
+// Command logic runs the logic tier alone.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/starling-im/starling/internal/process"
+)
+
+func main() {
+	os.Exit(process.Main(context.Background(), "logic", &program{}, process.OS()))
+}
