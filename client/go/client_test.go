@@ -131,7 +131,7 @@ func echo(p *peer) {
 		if !ok {
 			return
 		}
-		switch f.Op { //nolint:exhaustive // what the tests send
+		switch f.Op {
 		case wire.OpSend:
 			var s wire.Send
 			if err := wire.Decode(f.Body, &s); err != nil {
