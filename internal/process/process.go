@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"strings"
 
@@ -62,6 +63,11 @@ type IO struct {
 	Stderr  io.Writer
 }
 
+// OS is the IO of a real process.
+func OS() IO {
+	return IO{Args: os.Args[1:], Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr}
+}
+
 // Settings are those that every binary has.
 type Settings struct {
 	App app.Config
@@ -82,12 +88,17 @@ func Flags(name string, p Program) (*flag.FlagSet, *Settings) {
 // Main runs the program until ctx ends, a signal comes or a module ends, and
 // returns the exit code: 0 after an orderly end, 2 for bad settings, else 1.
 func Main(ctx context.Context, name string, p Program, std IO) int {
-	err := run(ctx, name, p, std)
+	return Report(name, run(ctx, name, p, std), std.Stderr)
+}
+
+// Report writes an error for people, every line with the program's name, and
+// returns the exit code.
+func Report(name string, err error, w io.Writer) int {
 	if err == nil {
 		return 0
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		_, _ = fmt.Fprintf(std.Stderr, "%s: %s\n", name, strings.TrimSpace(line))
+		_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.TrimSpace(line))
 	}
 	return ExitCode(err)
 }

@@ -26,7 +26,7 @@ func (b backends) missing(need backends) (keys []string) {
 		key           string
 	}{
 		{need.kafka, b.kafka, "kafka.brokers"},
-		{need.redis, b.redis, "redis.addr"},
+		{need.redis, b.redis, "redis.addrs"},
 		{need.mysql, b.mysql, "mysql.dsn"},
 	} {
 		if k.needed && !k.given {

@@ -1,0 +1,13 @@
+// Command edge runs the edge tier alone. It is pure Go: no Kafka, no SQL.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/starling-im/starling/internal/process"
+)
+
+func main() {
+	os.Exit(process.Main(context.Background(), "edge", &program{}, process.OS()))
+}

@@ -1,0 +1,100 @@
+// Package backend opens what logic and job have beside Redis: the log and the
+// store. It is apart from package process because it brings cgo (librdkafka)
+// and the SQL drivers, which the edge must not have.
+//
+// Open is called once, while a process builds its modules; what it returns is
+// safe for concurrent use and is closed by the modules "mysql" and "kafka".
+package backend
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+
+	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/mq"
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/sqlstore"
+	"github.com/starling-im/starling/internal/process"
+)
+
+// Modules that Open registers.
+const (
+	ModuleMySQL = "mysql"
+	ModuleKafka = "kafka"
+)
+
+// Config says where the services are.
+type Config struct {
+	Redis registry.Config
+	Kafka mq.Config
+	MySQL sqlstore.Config
+}
+
+// RegisterFlags defines the settings with their defaults.
+func (c *Config) RegisterFlags(fs *flag.FlagSet) {
+	c.Redis.RegisterFlags(fs, "redis.")
+	c.Kafka.RegisterFlags(fs, "kafka.")
+	c.MySQL.RegisterFlags(fs, "mysql.")
+}
+
+// Validate names every setting that cannot work.
+func (c *Config) Validate() error {
+	return errors.Join(c.Redis.Validate(), c.Kafka.Validate(), c.MySQL.Validate())
+}
+
+// Backend is the open services.
+type Backend struct {
+	Registry    registry.Registry
+	Store       store.Store
+	Producer    mq.Producer
+	NewConsumer func(group string, topics []string) (mq.Consumer, error)
+}
+
+// Open connects, makes missing topics and checks that the store and the log
+// have the same number of partitions.
+func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
+	reg, err := env.Registry(cfg.Redis)
+	if err != nil {
+		return nil, err
+	}
+	st, err := sqlstore.Open(ctx, cfg.MySQL)
+	if err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	env.Manager.Register(ModuleMySQL, app.Module{Stop: func(context.Context) error { return st.Close() }})
+	env.Target(ModuleMySQL)
+
+	topics := cfg.Kafka.Topics()
+	if err := mq.EnsureTopics(ctx, cfg.Kafka, topics); err != nil {
+		return nil, fmt.Errorf("check the topics: %w", err)
+	}
+	layout := map[string]int32{}
+	for _, t := range topics {
+		layout[t.Name] = int32(t.Partitions)
+	}
+	if err := st.CheckLayout(ctx, layout); err != nil {
+		return nil, fmt.Errorf("compare the partitions of log and store: %w", err)
+	}
+	producer, err := mq.NewProducer(context.WithoutCancel(ctx), cfg.Kafka, env.Log.Named("kafka"), env.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("make the producer: %w", err)
+	}
+	env.Manager.Register(ModuleKafka, app.Module{Stop: func(ctx context.Context) error {
+		err := producer.Flush(ctx)
+		producer.Close()
+		if err != nil {
+			return fmt.Errorf("flush the log: %w", err)
+		}
+		return nil
+	}})
+	env.Target(ModuleKafka)
+	return &Backend{
+		Registry: reg, Store: st, Producer: producer,
+		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
+			return mq.NewConsumer(cfg.Kafka, group, topics, env.Log.Named("kafka"), env.Metrics)
+		},
+	}, nil
+}

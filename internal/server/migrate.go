@@ -1,0 +1,58 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/embedded"
+	"github.com/starling-im/starling/common/store/sqlstore"
+	"github.com/starling-im/starling/internal/process"
+)
+
+// Migrate is `starling migrate`: it brings the schema to this binary's
+// version, in MySQL if mysql.dsn is set, else in the data folder.
+func Migrate(ctx context.Context, std process.IO) error {
+	ctx, stop := app.Signals(ctx)
+	defer stop()
+	p := &Program{}
+	fs, _ := process.Flags("starling migrate", p)
+	cfg := &p.backend.MySQL
+	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
+		if cfg.DSN.Reveal() == "" {
+			return nil
+		}
+		return cfg.Validate()
+	})
+	if err != nil || done {
+		return err
+	}
+	where := "mysql"
+	if cfg.DSN.Reveal() == "" {
+		where = p.data
+		err = migrateFolder(ctx, p.data, *cfg)
+	} else {
+		err = sqlstore.Migrate(ctx, *cfg)
+	}
+	if err != nil {
+		return fmt.Errorf("migrate %s: %w", where, err)
+	}
+	if _, err := fmt.Fprintf(std.Stdout, "schema in %s is up to date\n", where); err != nil {
+		return fmt.Errorf("print the outcome: %w", err)
+	}
+	return nil
+}
+
+// migrateFolder takes the folder's lock by starting its services, so that no
+// running server has it open.
+func migrateFolder(ctx context.Context, dir string, cfg sqlstore.Config) (err error) {
+	services, err := embedded.Start(ctx, embedded.Config{Dir: dir})
+	if err != nil {
+		return fmt.Errorf("take the data folder: %w", err)
+	}
+	defer func() { err = errors.Join(err, services.Stop(ctx)) }()
+	cfg.Driver, cfg.DSN = sqlstore.DriverSQLite, config.NewSecret(services.SQLitePath())
+	return sqlstore.Migrate(ctx, cfg)
+}
