@@ -73,11 +73,7 @@ func (g *Generator) Extend(until int64) {
 func (g *Generator) Next() (wire.MsgID, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.now().UnixMilli()
-	if now > g.until {
-		return 0, ErrLapsed
-	}
-	ms, counter := now, int64(0)
+	ms, counter := g.now().UnixMilli(), int64(0)
 	if ms <= g.last {
 		ms, counter = g.last, g.counter+1
 		if counter > maxCounter {

@@ -286,6 +286,11 @@ func TestKeyAlone(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want ErrBadToken", name, c, err)
 		}
 	}
+	// The library would refuse the mix of types by itself; ours comes first.
+	mixed := &jwt.Token{Method: hs, Header: map[string]any{"kid": "rsa"}}
+	if key, err := v.keyOf(mixed); !errors.Is(err, ErrBadToken) {
+		t.Errorf("an HS256 token is checked with %T, %v", key, err)
+	}
 	if _, err := v.Verify(sign(t, hs, secret("s"), kid("other"), claims), at); !errors.Is(err, ErrUnknownKey) {
 		t.Errorf("unknown kid: %v, want ErrUnknownKey", err)
 	}

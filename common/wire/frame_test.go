@@ -97,7 +97,7 @@ func TestDecodeServerText(t *testing.T) {
 
 func TestDepth(t *testing.T) {
 	nest := func(open, shut string, n int) string { return strings.Repeat(open, n) + "0" + strings.Repeat(shut, n) }
-	for _, n := range []int{MaxDepth - 1, 10_000, MaxFrame / 8} {
+	for _, n := range []int{MaxDepth - 1, MaxDepth, 10_000, MaxFrame / 8} {
 		for _, inner := range []string{nest("[", "]", n), nest(`{"a":`, "}", n)} {
 			_, err := DecodeText([]byte(`{"op":"ping","x":` + inner + `}`))
 			if ok := n < MaxDepth; (err == nil) != ok {
