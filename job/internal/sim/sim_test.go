@@ -1,0 +1,101 @@
+package sim
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const defaultSchedules = 3000
+
+func envInt(t *testing.T, name string, or int) int {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		return or
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// TestSchedules runs many seeds; every promise must hold after each.
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	if seed := envInt(t, "STARLING_SIM_SEED", -1); seed >= 0 {
+		if err := run(uint64(seed), options{steps: 500}); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	n := envInt(t, "STARLING_SIM_SCHEDULES", defaultSchedules)
+	if testing.Short() {
+		n /= 10
+	}
+	var seed, failed atomic.Int64
+	var wg sync.WaitGroup
+	for range min(2, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for {
+				s := seed.Add(1)
+				if s > int64(n) || failed.Load() > 2 {
+					return
+				}
+				if err := run(uint64(s), options{steps: 500}); err != nil {
+					failed.Add(1)
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestPlantedBugs plants each bug alone: some seed must find it.
+func TestPlantedBugs(t *testing.T) {
+	t.Parallel()
+	const within = 400
+	bugs := planted()
+	order := make([]bug, 0, len(bugs))
+	for b := range bugs {
+		order = append(order, b)
+	}
+	slices.Sort(order)
+	for _, b := range order {
+		t.Run(bugs[b], func(t *testing.T) {
+			for seed := uint64(1); seed <= within; seed++ {
+				if err := run(seed, options{steps: 500, bug: b}); err != nil {
+					t.Logf("seed %d: %.300s", seed, err)
+					return
+				}
+			}
+			t.Errorf("not found within %d seeds", within)
+		})
+	}
+}
+
+// TestSameSeed: a seed brings the same schedule again, to the last word.
+func TestSameSeed(t *testing.T) {
+	t.Parallel()
+	story := func() string {
+		w := newWorld(7, options{steps: 300})
+		for range 300 {
+			w.step()
+		}
+		return fmt.Sprint(w.story, w.log, w.committed)
+	}
+	if story() != story() {
+		t.Error("two runs of one seed differ")
+	}
+}

@@ -1,0 +1,209 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/wire"
+)
+
+// jobStore is the store as one job sees it: a call may fail before or after it
+// was done, or be the one that the job dies in. Bugs of the machine are
+// planted here, by what it is made to see and write.
+type jobStore struct {
+	store.Machine
+	j      *job
+	owed   []*store.Turn                               // bugActBeforeCommit: not yet committed
+	before map[wire.ConvID]*store.Conversation         // bugCacheKept: heads from before a commit
+	states map[record.PartitionID]store.PartitionState // and partitions
+	lowest map[record.PartitionID]int64                // bugRedoNewSeq: applied as claimed
+}
+
+// call does one operation between faults.
+func (s *jobStore) call(f func() error) error {
+	w := s.j.w
+	if s.j.doomed() || !w.calm && w.chance(1) {
+		return fmt.Errorf("before: %w", errFault)
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	if s.j.doomed() || !w.calm && w.chance(1) {
+		return fmt.Errorf("after: %w", errFault)
+	}
+	return nil
+}
+
+func (s *jobStore) Claim(ctx context.Context, p record.PartitionID, topicID string, first int64) (st store.PartitionState, err error) {
+	err = s.call(func() error {
+		st, err = s.Machine.Claim(ctx, p, topicID, first)
+		return err
+	})
+	if s.j.w.bug == bugRedoNewSeq && err == nil && st.Applied >= 0 {
+		st.Applied = max(-1, min(st.Applied, s.j.w.committed[p]-1))
+		if s.lowest == nil {
+			s.lowest = make(map[record.PartitionID]int64)
+		}
+		s.lowest[p] = st.Applied
+	}
+	return st, err
+}
+
+func (s *jobStore) State(ctx context.Context, p record.PartitionID) (st store.PartitionState, err error) {
+	err = s.call(func() error {
+		st, err = s.Machine.State(ctx, p)
+		return err
+	})
+	if old, ok := s.states[p]; ok && s.j.w.bug == bugCacheKept {
+		return old, err
+	}
+	return st, err
+}
+
+func (s *jobStore) Conversations(ctx context.Context, ids []wire.ConvID) (m map[wire.ConvID]*store.Conversation, err error) {
+	err = s.call(func() error {
+		m, err = s.Machine.Conversations(ctx, ids)
+		return err
+	})
+	for id, c := range m {
+		if s.j.w.bug == bugSeqGap {
+			c.MaxSeq++
+		}
+		if old := s.before[id]; old != nil && s.j.w.bug == bugCacheKept {
+			c.MaxSeq = old.MaxSeq
+		}
+	}
+	return m, err
+}
+
+func (s *jobStore) ActiveMembers(ctx context.Context, conv int64) (ms []store.Member, err error) {
+	err = s.call(func() error {
+		ms, err = s.Machine.ActiveMembers(ctx, conv)
+		return err
+	})
+	return s.everyone(ms, s.j.w.users), err
+}
+
+func (s *jobStore) Intervals(ctx context.Context, conv int64, us []wire.UserID) (ms []store.Member, err error) {
+	err = s.call(func() error {
+		ms, err = s.Machine.Intervals(ctx, conv, us)
+		return err
+	})
+	return s.everyone(ms, us), err
+}
+
+// everyone makes all users members (bugMembersUnchecked).
+func (s *jobStore) everyone(ms []store.Member, us []wire.UserID) []store.Member {
+	if s.j.w.bug != bugMembersUnchecked {
+		return ms
+	}
+	known := make(map[wire.UserID]bool)
+	for _, m := range ms {
+		known[m.User] = m.LeftSeq == 0
+	}
+	for _, u := range us {
+		if !known[u] {
+			ms = append(ms, store.Member{User: u, Role: store.RoleMember, JoinedSeq: 1})
+		}
+	}
+	return ms
+}
+
+func (s *jobStore) Outcomes(ctx context.Context, ks []store.OutcomeKey) (m map[store.OutcomeKey]store.Outcome, err error) {
+	err = s.call(func() error {
+		m, err = s.Machine.Outcomes(ctx, ks)
+		return err
+	})
+	for k, o := range m {
+		if low, ok := s.lowest[o.Partition]; s.j.w.bug == bugRepeatsUnchecked || ok && o.Offset > low {
+			delete(m, k)
+		}
+	}
+	return m, err
+}
+
+func (s *jobStore) Rows(ctx context.Context, conv, from, to int64) (rs []store.Row, err error) {
+	err = s.call(func() error {
+		rs, err = s.Machine.Rows(ctx, conv, from, to)
+		return err
+	})
+	return rs, err
+}
+
+func (s *jobStore) RowByID(ctx context.Context, conv int64, id wire.MsgID) (r store.Row, err error) {
+	err = s.call(func() error {
+		r, err = s.Machine.RowByID(ctx, conv, id)
+		return err
+	})
+	return r, err
+}
+
+func (s *jobStore) Commit(ctx context.Context, t *store.Turn) (fenced []record.PartitionID, err error) {
+	w := s.j.w
+	switch w.bug {
+	case bugActBeforeCommit:
+		s.owed = append(s.owed, t)
+		return nil, nil
+	case bugGuardSkipped, bugRedoNewSeq:
+		s.unguarded(t)
+	case bugCacheKept:
+		s.remember(ctx, t)
+		s.unguarded(t)
+	case bugRefusalNotKept:
+		t.Refusals = nil
+	default:
+	}
+	err = s.call(func() error {
+		fenced, err = s.Machine.Commit(ctx, t)
+		return err
+	})
+	if err == nil {
+		s.before, s.states = nil, nil
+	}
+	return fenced, err
+}
+
+// late commits what should have been before its effects (bugActBeforeCommit).
+func (s *jobStore) late() {
+	if len(s.j.pending) > 0 {
+		return
+	}
+	for _, t := range s.owed {
+		_, _ = s.Machine.Commit(s.j.ctx, t)
+	}
+	s.owed = nil
+}
+
+// unguarded makes any owner's turn pass.
+func (s *jobStore) unguarded(t *store.Turn) {
+	for i := range t.Partitions {
+		mv := &t.Partitions[i]
+		st, err := s.Machine.State(context.Background(), mv.PartitionID)
+		if err != nil {
+			continue
+		}
+		mv.Epoch, mv.From = st.Epoch, st.Applied
+		mv.To = max(mv.To, mv.From)
+	}
+}
+
+// remember keeps what the machine should forget when a commit fails.
+func (s *jobStore) remember(ctx context.Context, t *store.Turn) {
+	if s.before != nil {
+		return
+	}
+	s.before = make(map[wire.ConvID]*store.Conversation)
+	s.states = make(map[record.PartitionID]store.PartitionState)
+	for _, c := range t.Conversations {
+		if m, err := s.Machine.Conversations(ctx, []wire.ConvID{c.Conv}); err == nil && m[c.Conv] != nil {
+			s.before[c.Conv] = m[c.Conv]
+		}
+	}
+	for i := range t.Partitions {
+		if st, err := s.Machine.State(ctx, t.Partitions[i].PartitionID); err == nil {
+			s.states[st.PartitionID] = st
+		}
+	}
+}
