@@ -123,8 +123,11 @@ func (o *Outbox) Claim(p record.PartitionID, floor int64) (reopen bool) {
 	if !o.up {
 		return false
 	}
-	if e, ok := o.edge[p]; ok && e >= floor {
+	e, ok := o.edge[p]
+	if ok && e >= floor {
 		part.floor, part.told = e, e
+	}
+	if ok && e >= floor || floor < 0 { // below the log's start nothing can be missed
 		return false
 	}
 	part.waiting = true

@@ -70,7 +70,8 @@ type Deliverer struct {
 	edges map[wire.ServerID]*Edge
 	acted map[record.PartitionID]int64 // claimed partitions: effects done up to
 
-	owed owed // edges of groups that the index did not take; actor only
+	owed     owed     // edges of groups that the index did not take; actor only
+	unplaced unplaced // joiners whose edges the index could not say; actor only
 
 	recent recent // for answers "not here"
 }
@@ -146,6 +147,7 @@ func (d *Deliverer) Act(ctx context.Context, effects []machine.Effects) error {
 	}
 	var names route.Names
 	names.AddEffects(effects)
+	d.unplaced.ask(&names)
 	t, err := d.lookup(ctx, &names)
 	if err != nil {
 		return err

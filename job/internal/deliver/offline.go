@@ -2,7 +2,6 @@ package deliver
 
 import (
 	"context"
-	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -221,74 +220,5 @@ func (d *Deliverer) tellProvider(u wire.UserID, it *machine.Item) {
 	}
 	if err != nil {
 		d.m.failed.WithLabelValues("offline_topic").Inc()
-	}
-}
-
-// owed is which edges the index did not take for which groups. Until it does,
-// this job, who owns the groups, adds them to what a look-up says.
-type owed map[wire.ServerID]map[wire.GroupID]struct{}
-
-// joinEdges adds the edges of joiners to the index and to the table, before
-// anything of the batch is pushed.
-func (d *Deliverer) joinEdges(ctx context.Context, t *route.Table, effects []machine.Effects) {
-	for i := range effects {
-		for j := range effects[i].Items {
-			it := &effects[i].Items[j]
-			if it.Kind != machine.Join || !t.Known {
-				continue // with holes in the index the edges announce their groups themselves
-			}
-			for _, s := range t.Joiners(it) {
-				if d.owed[s] == nil {
-					d.owed[s] = make(map[wire.GroupID]struct{})
-				}
-				d.owed[s][it.Group] = struct{}{}
-			}
-		}
-	}
-	for _, s := range slices.Sorted(maps.Keys(d.owed)) {
-		if d.Outbox(s) == nil {
-			delete(d.owed, s) // its lease ended
-			continue
-		}
-		groups := slices.Sorted(maps.Keys(d.owed[s]))
-		for _, g := range groups {
-			t.AddGroup(g, s)
-		}
-		if _, err := d.d.Registry.AddGroupEdge(ctx, s, groups); err != nil {
-			d.m.failed.WithLabelValues("group_edge").Inc()
-			continue
-		}
-		delete(d.owed, s)
-	}
-}
-
-// writeCaches keeps bodies for syncs and members for logic's first look.
-func (d *Deliverer) writeCaches(ctx context.Context, effects []machine.Effects) {
-	var bodies []registry.CachedMsg
-	note := func(err error) {
-		if err != nil {
-			d.m.failed.WithLabelValues("cache").Inc()
-		}
-	}
-	for i := range effects {
-		for j := range effects[i].Items {
-			it := &effects[i].Items[j]
-			if it.Cache != nil {
-				bodies = append(bodies, *it.Cache)
-			}
-			switch {
-			case it.Kind == machine.Join && it.Members != nil:
-				note(d.d.Registry.PutMembers(ctx, it.Group, it.Members))
-			case it.Kind == machine.Join:
-				note(d.d.Registry.ChangeMembers(ctx, it.Group, it.Users, nil))
-			case it.Kind == machine.Leave:
-				note(d.d.Registry.ChangeMembers(ctx, it.Group, nil, it.Users))
-			case it.Kind == machine.Drop:
-				note(d.d.Registry.PutMembers(ctx, it.Group, nil))
-			}
-		}
-	}
-	if len(bodies) > 0 {
-		note(d.d.Registry.PutMessages(ctx, bodies))
 	}
 }
