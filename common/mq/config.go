@@ -94,7 +94,7 @@ func (c *Config) base() kafka.ConfigMap {
 		"reconnect.backoff.max.ms": 1000,
 		"allow.auto.create.topics": false,
 		"log.connection.close":     false,
-		"log_level":                3, // errors; the rest comes as events
+		"log_level":                2, // critical; the rest comes as events
 	}
 	if c.CAFile != "" {
 		m["ssl.ca.location"] = c.CAFile

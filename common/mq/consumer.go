@@ -49,6 +49,7 @@ type consumer struct {
 
 	mu        sync.Mutex
 	committed map[record.PartitionID]int64 // owned partitions, highest asked for; -1: nothing yet
+	unsure    map[record.PartitionID]int64 // asked for and not yet answered by the broker
 	running   bool
 	closed    bool
 }
@@ -93,7 +94,7 @@ func newConsumer(cfg Config, group string, topics []string, log *zap.Logger, reg
 	x := &consumer{
 		c: c, admin: a, cfg: cfg, group: group, topics: topics,
 		log: log.With(zap.String("group", group)), m: newConsumerMetrics(reg, group),
-		committed: map[record.PartitionID]int64{},
+		committed: map[record.PartitionID]int64{}, unsure: map[record.PartitionID]int64{},
 	}
 	x.m.capacity.Set(float64(cfg.BatchMessages))
 	return x, nil
@@ -141,6 +142,21 @@ func (x *consumer) Commit(offsets map[record.PartitionID]int64) {
 	}
 	if _, err := x.c.StoreOffsets(tps); err != nil { // the partition left meanwhile
 		x.log.Debug("store offsets", zap.Error(err))
+		return
+	}
+	for _, tp := range tps {
+		x.unsure[idOf(tp)] = int64(tp.Offset)
+	}
+}
+
+// confirm takes the broker's answer to a commit in the background.
+func (x *consumer) confirm(ev kafka.OffsetsCommitted) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, tp := range ev.Offsets {
+		if ev.Error != nil || tp.Error != nil || int64(tp.Offset) >= x.unsure[idOf(tp)] {
+			delete(x.unsure, idOf(tp))
+		}
 	}
 }
 

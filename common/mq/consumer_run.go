@@ -174,6 +174,7 @@ func (r *run) poll(wait time.Duration) bool {
 	case kafka.Error:
 		r.fault(ev)
 	case kafka.OffsetsCommitted:
+		r.confirm(ev)
 		if ev.Error != nil {
 			r.m.errs.WithLabelValues("commit").Inc()
 			r.log.Warn("commit offsets", zap.Error(ev.Error))
@@ -304,7 +305,7 @@ func (r *run) revoked(tps []kafka.TopicPartition, lost bool) {
 	}
 	r.buf = slices.DeleteFunc(r.buf, func(e record.Entry) bool { return slices.Contains(ps, e.PartitionID) })
 	r.owner.Revoked(ps, lost) // may Commit
-	r.forget(ps)
+	r.forget(ps, lost)
 	event := "revoked"
 	if lost {
 		event = "lost"
@@ -316,25 +317,31 @@ func (r *run) revoked(tps []kafka.TopicPartition, lost bool) {
 	}
 }
 
-func (r *run) forget(ps []record.PartitionID) {
+func (r *run) forget(ps []record.PartitionID, lost bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range ps {
 		delete(r.committed, p)
+		if lost {
+			delete(r.unsure, p)
+		}
 	}
 }
 
 // leave gives all partitions back, so that the owner is told on this
-// goroutine, and within a bound also where no broker answers.
+// goroutine, and within a bound also where no broker answers. It waits for the
+// last commit too: a client closed under one does not tell the group that it
+// leaves, and the others wait for its session to end.
 func (r *run) leave() {
 	r.join()
 	r.buf = nil
 	if err := r.c.Unsubscribe(); err != nil {
 		r.log.Warn("leave the group", zap.Error(err))
 	}
-	for end := time.Now().Add(leaveTimeout); r.owns() && time.Now().Before(end); {
-		r.c.Poll(int(pollWait.Milliseconds()))
+	for end := time.Now().Add(leaveTimeout); r.unsettled() && time.Now().Before(end); {
+		r.poll(pollWait)
 	}
+	r.buf = nil
 	r.mu.Lock()
 	rest := make([]record.PartitionID, 0, len(r.committed))
 	for p := range r.committed {
@@ -344,12 +351,12 @@ func (r *run) leave() {
 	r.over = true
 	if len(rest) > 0 {
 		r.owner.Revoked(rest, true)
-		r.forget(rest)
+		r.forget(rest, true)
 	}
 }
 
-func (r *run) owns() bool {
+func (r *run) unsettled() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.committed) > 0
+	return len(r.committed)+len(r.unsure) > 0
 }

@@ -11,7 +11,7 @@ import "errors"
 // is acknowledged by all in-sync replicas.
 type Delivery struct {
 	Offset int64
-	TS     int64 // ms, as record.Entry.TS
+	TS     int64 // ms, as given to Produce: the client tells the log's append time only to consumers
 	Err    error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,7 @@ const (
 type pending struct {
 	done  func(Delivery)
 	topic string
+	ts    int64
 	at    time.Time
 }
 
@@ -95,7 +97,7 @@ func (p *producer) open() (*kafka.Producer, error) {
 		"message.timeout.ms":           int(p.cfg.MessageTimeout.Milliseconds()),
 		"request.timeout.ms":           int(p.cfg.MessageTimeout.Milliseconds()),
 		"socket.timeout.ms":            int(p.cfg.MessageTimeout.Milliseconds()),
-		"linger.ms":                    float64(p.cfg.Linger) / float64(time.Millisecond),
+		"linger.ms":                    strconv.FormatFloat(float64(p.cfg.Linger)/float64(time.Millisecond), 'f', -1, 64),
 		"compression.type":             "lz4",
 		"queue.buffering.max.messages": p.cfg.QueueMessages,
 		"queue.buffering.max.kbytes":   1 << 20, // the number of records is the bound
@@ -122,7 +124,7 @@ func (p *producer) Produce(id record.PartitionID, ts int64, value []byte, done f
 		p.m.rejected.WithLabelValues("recreating").Inc()
 		return p.why
 	}
-	e := &pending{done: done, topic: id.Topic, at: time.Now()}
+	e := &pending{done: done, topic: id.Topic, ts: ts, at: time.Now()}
 	if !p.enter(e) {
 		p.m.rejected.WithLabelValues("full").Inc()
 		return ErrFull
@@ -232,7 +234,7 @@ func (p *producer) deliver(m *kafka.Message) {
 	p.lastOK.Store(now.UnixNano())
 	p.m.seconds.Observe(now.Sub(e.at).Seconds())
 	p.m.deliveries.WithLabelValues(e.topic, "ok").Inc()
-	e.done(Delivery{Offset: int64(m.TopicPartition.Offset), TS: m.Timestamp.UnixMilli()})
+	e.done(Delivery{Offset: int64(m.TopicPartition.Offset), TS: e.ts})
 }
 
 // retire takes the client out of use, closes it and answers what is still

@@ -1,0 +1,706 @@
+package mq_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/embedded"
+	"github.com/starling-im/starling/common/mq"
+	"github.com/starling-im/starling/common/record"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// broker is an embedded log that can be stopped and started again at its
+// address.
+type broker struct {
+	dir, addr string
+	s         *embedded.Services
+}
+
+func startBroker(t *testing.T) *broker {
+	t.Helper()
+	b := &broker{dir: t.TempDir()}
+	b.start(t)
+	t.Cleanup(func() { b.stop(t) })
+	return b
+}
+
+func (b *broker) start(t *testing.T) {
+	t.Helper()
+	s, err := embedded.Start(t.Context(), embedded.Config{Dir: b.dir, KafkaAddr: b.addr, Log: zaptest.NewLogger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.s, b.addr = s, s.KafkaBrokers()[0]
+}
+
+func (b *broker) stop(t *testing.T) {
+	t.Helper()
+	if err := b.s.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func (b *broker) config() mq.Config {
+	var c mq.Config
+	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "kafka.")
+	c.Brokers = config.Strings{b.addr}
+	c.SingleBroker = true
+	return c
+}
+
+func newProducer(t *testing.T, c mq.Config) mq.Producer {
+	t.Helper()
+	p, err := mq.NewProducer(t.Context(), c, zaptest.NewLogger(t), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+func part(n int32) record.PartitionID {
+	return record.PartitionID{Topic: record.TopicMessages, Number: n}
+}
+
+// produce writes the values and waits for all answers.
+func produce(t *testing.T, p mq.Producer, id record.PartitionID, values ...string) []mq.Delivery {
+	t.Helper()
+	out := make([]mq.Delivery, 0, len(values))
+	var mu sync.Mutex
+	for _, v := range values {
+		err := p.Produce(id, time.Now().UnixMilli(), []byte(v), func(d mq.Delivery) {
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, d)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := p.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "last answer", func() bool { mu.Lock(); defer mu.Unlock(); return len(out) == len(values) })
+	return out
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); <-time.After(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 30 s", what)
+		}
+	}
+}
+
+func numbers(prefix string, from, to int) []string {
+	var out []string
+	for i := from; i < to; i++ {
+		out = append(out, fmt.Sprintf("%s%05d", prefix, i))
+	}
+	return out
+}
+
+// owner is an Owner that keeps offsets itself, as the machine does, in a
+// ledger that several owners may share.
+type owner struct {
+	t        *testing.T
+	ledger   *ledger
+	consumer mq.Consumer
+	commit   bool
+	high     bool // start at the end
+	block    chan struct{}
+	blocked  chan struct{} // told once blocking begins
+	fail     error
+
+	mu    sync.Mutex
+	owned map[record.PartitionID]int64 // next offset
+	as    []mq.Assignment
+	lost  bool
+	busy  bool
+}
+
+type ledger struct {
+	mu   sync.Mutex
+	next map[record.PartitionID]int64
+	got  map[record.PartitionID][]record.Entry
+}
+
+func newLedger() *ledger {
+	return &ledger{next: map[record.PartitionID]int64{}, got: map[record.PartitionID][]record.Entry{}}
+}
+
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, es := range l.got {
+		n += len(es)
+	}
+	return n
+}
+
+func (l *ledger) values(p record.PartitionID) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for _, e := range l.got[p] {
+		out = append(out, string(e.Value))
+	}
+	return out
+}
+
+func (o *owner) enter() func() {
+	o.mu.Lock()
+	if o.busy {
+		o.t.Error("the owner is called twice at a time")
+	}
+	o.busy = true
+	o.mu.Unlock()
+	return func() { o.mu.Lock(); o.busy = false; o.mu.Unlock() }
+}
+
+func (o *owner) Assigned(_ context.Context, as []mq.Assignment) (map[record.PartitionID]int64, error) {
+	defer o.enter()()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ledger.mu.Lock()
+	defer o.ledger.mu.Unlock()
+	starts := map[record.PartitionID]int64{}
+	for _, a := range as {
+		if _, ok := o.owned[a.PartitionID]; ok {
+			o.t.Errorf("%v assigned twice", a.PartitionID)
+		}
+		starts[a.PartitionID] = max(a.Low, o.ledger.next[a.PartitionID])
+		if o.high {
+			starts[a.PartitionID] = a.High
+		}
+		o.owned[a.PartitionID] = starts[a.PartitionID]
+	}
+	o.as = append(o.as, as...)
+	return starts, nil
+}
+
+func (o *owner) Revoked(ps []record.PartitionID, lost bool) {
+	defer o.enter()()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lost = o.lost || lost
+	for _, p := range ps {
+		if _, ok := o.owned[p]; !ok {
+			o.t.Errorf("%v revoked and not owned", p)
+		}
+		delete(o.owned, p)
+	}
+}
+
+func (o *owner) Messages(ctx context.Context, ms []record.Entry) error {
+	defer o.enter()()
+	if o.block != nil {
+		select {
+		case o.blocked <- struct{}{}:
+		default:
+		}
+		select {
+		case <-o.block:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if o.fail != nil {
+		return o.fail
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ledger.mu.Lock()
+	defer o.ledger.mu.Unlock()
+	next := map[record.PartitionID]int64{}
+	for _, e := range ms {
+		if want, ok := o.owned[e.PartitionID]; !ok || e.Offset != want {
+			o.t.Errorf("%v offset %d arrived, owned %v, next %d", e.PartitionID, e.Offset, ok, want)
+		}
+		o.owned[e.PartitionID] = e.Offset + 1
+		o.ledger.next[e.PartitionID] = e.Offset + 1
+		o.ledger.got[e.PartitionID] = append(o.ledger.got[e.PartitionID], e)
+		next[e.PartitionID] = e.Offset + 1
+	}
+	if o.commit {
+		o.consumer.Commit(next)
+	}
+	return nil
+}
+
+func (o *owner) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.owned)
+}
+
+// join runs a consumer for an owner until the returned function is called,
+// which gives Run's error.
+func join(t *testing.T, c mq.Config, o *owner, topics ...string) (leave func() error) {
+	t.Helper()
+	if topics == nil {
+		topics = []string{record.TopicMessages}
+	}
+	o.t, o.owned = t, map[record.PartitionID]int64{}
+	if o.ledger == nil {
+		o.ledger = newLedger()
+	}
+	x, err := mq.NewConsumer(c, "group", topics, zaptest.NewLogger(t), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.consumer = x
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	var work sync.WaitGroup
+	work.Go(func() { done <- x.Run(ctx, o) })
+	var once sync.Once
+	var result error
+	leave = func() error {
+		once.Do(func() {
+			cancel()
+			result = <-done
+			work.Wait()
+			if n := o.count(); n > 0 {
+				t.Errorf("Run has ended and the owner still has %d partitions", n)
+			}
+			if err := x.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return result
+	}
+	t.Cleanup(func() { _ = leave() })
+	return leave
+}
+
+func TestOrderAndTimestamps(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	p := newProducer(t, b.config())
+	const n = 500
+	before := time.Now().UnixMilli()
+	for i := range n {
+		for q := range int32(4) {
+			v := fmt.Sprintf("%d-%05d", q, i)
+			if err := p.Produce(part(q), before+int64(i), []byte(v), func(d mq.Delivery) {
+				if d.Err != nil || d.Offset != int64(i) || d.TS != before+int64(i) {
+					t.Errorf("record %s: %+v", v, d)
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o := &owner{}
+	join(t, b.config(), o)
+	eventually(t, "all read", func() bool { return o.ledger.count() == 4*n })
+	for q := range int32(4) {
+		if d := cmp.Diff(numbers(fmt.Sprintf("%d-", q), 0, n), o.ledger.values(part(q))); d != "" {
+			t.Errorf("partition %d: %s", q, d)
+		}
+		if e := o.ledger.got[part(q)][7]; e.TS != before+7 || e.Offset != 7 {
+			t.Errorf("entry %v offset %d has time %d, not %d", e.PartitionID, e.Offset, e.TS, before+7)
+		}
+	}
+	if n := p.Partitions(record.TopicMessages); n != 4 {
+		t.Errorf("%d partitions", n)
+	}
+	if err := p.Ready(); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+}
+
+func TestAssignment(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	p := newProducer(t, b.config())
+	produce(t, p, part(1), "a", "b", "c")
+	first := &owner{commit: true}
+	leave := join(t, b.config(), first)
+	eventually(t, "read", func() bool { return first.ledger.count() == 3 })
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, p, part(1), "d")
+	second := &owner{ledger: first.ledger}
+	join(t, b.config(), second)
+	eventually(t, "read on", func() bool { return second.ledger.count() == 4 })
+	for _, a := range second.as {
+		want := mq.Assignment{PartitionID: a.PartitionID, TopicID: first.as[0].TopicID, Committed: -1}
+		if a.Number == 1 {
+			want.Committed, want.High = 3, 4
+		}
+		if d := cmp.Diff(want, a); d != "" {
+			t.Errorf("%v: %s", a.PartitionID, d)
+		}
+	}
+	if id := first.as[0].TopicID; len(id) < 16 || strings.Trim(id, "A=") == "" {
+		t.Errorf("topic id is %q", id)
+	}
+}
+
+// TestTopicID: a topic made again under its name has another id.
+func TestTopicID(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	o := &owner{}
+	leave := join(t, b.config(), o)
+	eventually(t, "assigned", func() bool { return o.count() == 4 })
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kadm.NewClient(c).DeleteTopic(t.Context(), record.TopicMessages); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	cfg := b.config()
+	if err := mq.EnsureTopics(t.Context(), cfg, cfg.Topics()); err != nil {
+		t.Fatal(err)
+	}
+	again := &owner{}
+	join(t, cfg, again)
+	eventually(t, "assigned again", func() bool { return again.count() == 4 })
+	if o.as[0].TopicID == again.as[0].TopicID {
+		t.Errorf("both topics have id %s", o.as[0].TopicID)
+	}
+}
+
+// TestCommitGrows: a lower offset does not take a higher one back, and
+// partitions not owned are ignored.
+func TestCommitGrows(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	p := newProducer(t, b.config())
+	produce(t, p, part(0), numbers("", 0, 10)...)
+	o := &owner{}
+	leave := join(t, b.config(), o)
+	eventually(t, "read", func() bool { return o.ledger.count() == 10 })
+	o.consumer.Commit(map[record.PartitionID]int64{part(0): 8, part(99): 5})
+	o.consumer.Commit(map[record.PartitionID]int64{part(0): 3})
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	o.consumer.Commit(map[record.PartitionID]int64{part(0): 10}) // not owned any more
+	next := &owner{ledger: o.ledger}
+	join(t, b.config(), next)
+	eventually(t, "assigned", func() bool { return next.count() == 4 })
+	for _, a := range next.as {
+		if a.Number == 0 && a.Committed != 8 {
+			t.Errorf("committed %d, not 8", a.Committed)
+		}
+	}
+}
+
+// TestCommitInTheBackground: offsets are committed within seconds, without a
+// rebalance.
+func TestCommitInTheBackground(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	produce(t, newProducer(t, b.config()), part(0), "a", "b")
+	o := &owner{commit: true}
+	join(t, b.config(), o)
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	eventually(t, "committed", func() bool {
+		os, err := kadm.NewClient(c).FetchOffsets(t.Context(), "group")
+		off, ok := os.Lookup(record.TopicMessages, 0)
+		return err == nil && ok && off.At == 2
+	})
+}
+
+// TestRebalance: members come and go while records flow; each record is
+// handled once, in order, as the offsets are the owner's.
+func TestRebalance(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	p := newProducer(t, b.config())
+	l, n := newLedger(), 0
+	flow := func() {
+		for q := range int32(4) {
+			produce(t, p, part(q), numbers("", n, n+50)...)
+		}
+		n += 50
+	}
+	a := &owner{ledger: l, commit: true}
+	join(t, b.config(), a)
+	flow()
+	eventually(t, "alone", func() bool { return a.count() == 4 && l.count() == 4*n })
+	c := &owner{ledger: l, commit: true}
+	leaveC := join(t, b.config(), c)
+	for a.count() != 2 || c.count() != 2 {
+		flow()
+	}
+	eventually(t, "together", func() bool { return l.count() == 4*n })
+	if err := leaveC(); err != nil {
+		t.Fatal(err)
+	}
+	for a.count() != 4 {
+		flow()
+	}
+	flow()
+	eventually(t, "alone again", func() bool { return l.count() == 4*n })
+	for q := range int32(4) {
+		if d := cmp.Diff(numbers("", 0, n), l.values(part(q))); d != "" {
+			t.Errorf("partition %d: %s", q, d)
+		}
+	}
+	if a.lost || c.lost {
+		t.Error("partitions were lost in an orderly rebalance")
+	}
+}
+
+// TestStartAtHigh: an at-most-once owner gets only what comes after it.
+func TestStartAtHigh(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	p := newProducer(t, b.config())
+	produce(t, p, part(0), "old")
+	o := &owner{high: true}
+	join(t, b.config(), o)
+	eventually(t, "assigned", func() bool { return o.count() == 4 })
+	produce(t, p, part(0), "new")
+	eventually(t, "read", func() bool { return o.ledger.count() == 1 })
+	if d := cmp.Diff([]string{"new"}, o.ledger.values(part(0))); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestOwnerFails(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	produce(t, newProducer(t, b.config()), part(0), "a")
+	o := &owner{fail: errors.New("broken")}
+	leave := join(t, b.config(), o)
+	eventually(t, "let go", func() bool { return len(o.as) > 0 && o.count() == 0 })
+	if err := leave(); !errors.Is(err, o.fail) {
+		t.Errorf("Run ended with %v", err)
+	}
+}
+
+// TestBlockedOwner: an owner that blocks for longer than the session timeout
+// keeps its partitions, and nothing is lost or comes twice.
+func TestBlockedOwner(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	p := newProducer(t, b.config())
+	c := b.config()
+	c.BatchMessages = 10
+	o := &owner{block: make(chan struct{}), blocked: make(chan struct{}, 1)}
+	join(t, c, o)
+	eventually(t, "assigned", func() bool { return o.count() == 4 })
+	produce(t, p, part(0), numbers("", 0, 100)...)
+	<-o.blocked
+	begin := time.Now()
+	eventually(t, "session timeout", func() bool { return time.Since(begin) > 12*time.Second }) // past stallAfter too
+	close(o.block)
+	eventually(t, "read", func() bool { return o.ledger.count() == 100 })
+	if d := cmp.Diff(numbers("", 0, 100), o.ledger.values(part(0))); d != "" {
+		t.Error(d)
+	}
+	if len(o.as) != 4 || o.lost {
+		t.Errorf("assigned %d times, lost %v", len(o.as), o.lost)
+	}
+}
+
+// TestBrokerGone: what is sent to a dead broker is answered ErrUnavailable
+// within the message timeout, once; when the broker is back, so is the log.
+func TestBrokerGone(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	p := newProducer(t, b.config())
+	o := &owner{}
+	join(t, b.config(), o)
+	produce(t, p, part(0), "before")
+	eventually(t, "read before", func() bool { return o.ledger.count() == 1 })
+	b.stop(t)
+	begin := time.Now()
+	ds := produce(t, p, part(0), "lost 1", "lost 2")
+	if d := time.Since(begin); d > 7*time.Second {
+		t.Errorf("answered after %v", d)
+	}
+	for _, d := range ds {
+		if !errors.Is(d.Err, mq.ErrUnavailable) {
+			t.Errorf("answer is %v", d.Err)
+		}
+	}
+	if err := p.Ready(); !errors.Is(err, mq.ErrUnavailable) {
+		t.Errorf("ready without a broker: %v", err)
+	}
+	b.start(t)
+	eventually(t, "ready", func() bool { return p.Ready() == nil })
+	eventually(t, "produced after", func() bool { return produce(t, p, part(0), "after")[0].Err == nil })
+	eventually(t, "read after", func() bool { return slices.Contains(o.ledger.values(part(0)), "after") })
+}
+
+func TestFull(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	c := b.config()
+	c.QueueMessages = 5
+	c.Linger = time.Second
+	p := newProducer(t, c)
+	answers := make(chan mq.Delivery, 10)
+	for range 5 {
+		if err := p.Produce(part(0), 1, nil, func(d mq.Delivery) { answers <- d }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := p.Produce(part(0), 1, nil, func(mq.Delivery) { t.Error("a refused record was answered") })
+	if !errors.Is(err, mq.ErrFull) || !errors.Is(err, mq.ErrUnavailable) {
+		t.Errorf("sixth of five: %v", err)
+	}
+	for range 5 {
+		if d := <-answers; d.Err != nil {
+			t.Error(d.Err)
+		}
+	}
+	if err := p.Produce(part(0), 1, nil, func(d mq.Delivery) { answers <- d }); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	<-answers
+	err = p.Produce(part(0), 1, make([]byte, 2<<20), func(mq.Delivery) { t.Error("a refused record was answered") })
+	if err == nil || errors.Is(err, mq.ErrUnavailable) {
+		t.Errorf("a record too large, which no retry helps: %v", err)
+	}
+}
+
+func TestCloseAnswers(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	c := b.config()
+	c.Linger = time.Second
+	p := newProducer(t, c)
+	var mu sync.Mutex
+	answers := map[int]int{}
+	for i := range 20 {
+		if err := p.Produce(part(0), 1, nil, func(d mq.Delivery) {
+			mu.Lock()
+			defer mu.Unlock()
+			answers[i]++
+			if !errors.Is(d.Err, mq.ErrUnavailable) {
+				t.Errorf("answer is %v", d.Err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Close()
+	for i := range 20 {
+		if answers[i] != 1 {
+			t.Errorf("record %d has %d answers", i, answers[i])
+		}
+	}
+	if err := p.Produce(part(0), 1, nil, nil); !errors.Is(err, mq.ErrUnavailable) {
+		t.Errorf("produce after close: %v", err)
+	}
+	if err := p.Ready(); err == nil {
+		t.Error("ready after close")
+	}
+	p.Close()
+}
+
+func TestEnsureTopics(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	c := b.config()
+	for _, s := range c.Topics() {
+		if !slices.Contains(embedded.Topics(), s.Name) {
+			t.Errorf("topic %s is not in the embedded log", s.Name)
+		}
+	}
+	specs := append(c.Topics(), mq.TopicSpec{Name: "fresh", Partitions: 7, Retention: c.Retention})
+	for range 2 {
+		if err := mq.EnsureTopics(t.Context(), c, specs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	rc, err := kadm.NewClient(k).DescribeTopicConfigs(t.Context(), "fresh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, kv := range rc[0].Configs {
+		got[kv.Key] = kv.MaybeValue()
+	}
+	for key, want := range map[string]string{"message.timestamp.type": "LogAppendTime", "retention.ms": "691200000", "min.insync.replicas": "1"} {
+		if got[key] != want {
+			t.Errorf("%s is %q, not %q", key, got[key], want)
+		}
+	}
+	c.Partitions = 8
+	err = mq.EnsureTopics(t.Context(), c, c.Topics())
+	if err == nil || !strings.Contains(err.Error(), "im_push has 4 partitions, kafka.partitions says 8") || !strings.Contains(err.Error(), "im_messages") {
+		t.Errorf("other number of partitions: %v", err)
+	}
+	if err := newProducer(t, c).Ready(); err == nil {
+		t.Error("a producer with another number of partitions is ready")
+	}
+	c = b.config()
+	c.SingleBroker = false
+	if err := mq.EnsureTopics(t.Context(), c, c.Topics()); err == nil || !strings.Contains(err.Error(), "kafka.single-broker") {
+		t.Errorf("one replica: %v", err)
+	}
+	if err := newProducer(t, c).Ready(); err == nil || !strings.Contains(err.Error(), "replicas") {
+		t.Errorf("ready with one replica: %v", err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	b := broker{addr: "127.0.0.1:9"}
+	if c := b.config(); c.Validate() != nil {
+		t.Errorf("defaults with a broker: %v", c.Validate())
+	}
+	bad := mq.Config{Brokers: config.Strings{"nowhere"}, Security: "sasl_ssl", Linger: -1}
+	err := bad.Validate()
+	for _, key := range []string{"brokers", "partitions", "retention", "linger", "message-timeout", "queue-messages", "batch-messages", "session-timeout", "sasl-username", "sasl-mechanism"} {
+		if err == nil || !strings.Contains(err.Error(), "kafka."+key+": ") {
+			t.Errorf("%s is not named in: %v", key, err)
+		}
+	}
+	if _, err := mq.NewProducer(t.Context(), mq.Config{}, zaptest.NewLogger(t), nil); err == nil {
+		t.Error("NewProducer took an empty config")
+	}
+	if _, err := mq.NewConsumer(mq.Config{}, "g", nil, zaptest.NewLogger(t), nil); err == nil {
+		t.Error("NewConsumer took an empty config")
+	}
+	if err := mq.EnsureTopics(t.Context(), mq.Config{}, nil); err == nil {
+		t.Error("EnsureTopics took an empty config")
+	}
+}
