@@ -1,0 +1,142 @@
+// Package edge is the tier that holds the sockets of clients: it verifies
+// tokens by itself, frames, queues and pushes, and passes what clients ask on to
+// logic. It stores nothing and knows neither Kafka nor SQL.
+//
+// Register puts the tier's modules into a process:
+//
+//	edge.admin  metrics, health, profiles
+//	edge        WebSockets, the stream to logics, pushes of jobs, the lease
+//
+// README.md tells of the life of a connection, settings, metrics and how it
+// fails.
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/obs"
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/rpc"
+	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"github.com/starling-im/starling/common/token"
+	"github.com/starling-im/starling/edge/internal/announce"
+	"github.com/starling-im/starling/edge/internal/listen"
+	"github.com/starling-im/starling/edge/internal/push"
+	"github.com/starling-im/starling/edge/internal/roster"
+	"github.com/starling-im/starling/edge/internal/session"
+	"github.com/starling-im/starling/edge/internal/uplink"
+)
+
+// Names of the tier's modules. Module starts both.
+const (
+	Module      = "edge"
+	ModuleAdmin = "edge.admin"
+)
+
+// closeGrace is how long a close frame may take to leave.
+const closeGrace = 3 * time.Second
+
+// Deps is what the tier stands on. After names the modules that must start
+// before the tier's and stop after them.
+type Deps struct {
+	Log      *zap.Logger
+	Metrics  prometheus.Registerer
+	Gatherer prometheus.Gatherer
+	Registry registry.Registry
+	Tokens   *token.Verifier
+	After    []string
+}
+
+// ConfigureNetpoll sets the process-wide event loops; pollers 0 takes one for
+// each 20 processors. Register does it by itself: a main calls it only if
+// something else in the process uses netpoll before. The first call counts.
+func ConfigureNetpoll(pollers int) error {
+	if err := listen.ConfigureNetpoll(pollers); err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	return nil
+}
+
+// Register adds the tier's modules.
+func Register(m app.Registrar, cfg Config, d Deps) error {
+	t, err := newTier(cfg, d)
+	if err != nil {
+		return err
+	}
+	ready := t.ready
+	if _, ok := m.(*app.Manager); ok {
+		ready = app.ReadyOf(m, Module) // shows draining, too
+	}
+	t.admin, err = obs.NewAdmin(obs.AdminConfig{Addr: cfg.AdminAddr, Key: Prefix + "admin-addr", Modules: app.StatesOf(m)},
+		t.d.Gatherer, ready, t.log)
+	if err != nil {
+		return fmt.Errorf("edge.admin: %w", err)
+	}
+	m.Register(ModuleAdmin, app.Module{Start: t.admin.Start, Stop: t.admin.Stop}, d.After...)
+	m.Register(Module, app.Module{
+		Start: t.start, Run: t.run, Drain: t.drain, Stop: t.stop, Ready: t.ready,
+	}, append([]string{ModuleAdmin}, d.After...)...)
+	return nil
+}
+
+// newTier puts the parts together; nothing runs yet.
+func newTier(cfg Config, d Deps) (*tier, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if d.Registry == nil || d.Tokens == nil {
+		return nil, errors.New("edge: registry and token verifier are needed")
+	}
+	if d.Log == nil {
+		d.Log = zap.NewNop()
+	}
+	if d.Metrics == nil {
+		d.Metrics = prometheus.NewRegistry()
+	}
+	if d.Gatherer == nil {
+		d.Gatherer = prometheus.DefaultGatherer
+	}
+	if err := ConfigureNetpoll(cfg.Pollers); err != nil {
+		return nil, err
+	}
+	log := d.Log.Named("edge")
+	t := &tier{
+		cfg: cfg, d: d, log: log, roster: roster.New(), logins: make(chan struct{}, cfg.MaxLogins), metrics: newMetrics(d.Metrics),
+	}
+	t.lease = registry.Lease{
+		Tier: registry.TierEdge, Server: cfg.id(), Region: cfg.Region, Zone: cfg.Zone, Weight: cfg.Weight,
+	}
+	t.ids.init(t.lease.Server)
+	env := &session.Env{
+		Limits: session.Limits{
+			QueueBytes: int(cfg.QueueBytes), AuthTimeout: cfg.AuthTimeout, AuthBytes: int(cfg.AuthBytes),
+			Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, CloseGrace: closeGrace,
+		},
+		Hub: t, Metrics: session.NewMetrics(d.Metrics), Log: log, Now: nowMS,
+	}
+	t.listen = listen.New(listen.Config{
+		Addr: cfg.ListenAddr, Origins: cfg.Origins, MaxConns: cfg.MaxConnections, MaxPerIP: cfg.MaxPerIP,
+		HeadBytes: int(cfg.AuthBytes), HeadTimeout: cfg.AuthTimeout,
+	}, env, d.Metrics, log)
+	t.uplink = uplink.New(uplink.Config{
+		Server: t.lease.Server, Addrs: cfg.LogicAddrs, QueueFrames: cfg.UplinkQueue, LoginWait: cfg.LoginWait,
+	}, d.Registry, t, d.Metrics, log)
+	t.announcer = announce.New(announce.Config{TTL: cfg.LeaseTTL, Round: cfg.AnnounceRound}, d.Registry, t.roster, announce.Events{
+		Load:         t.listen.Live,
+		HelloChanged: func() { t.push.HelloChanged() },
+		Missed:       func() { t.push.LagAll() },
+		Newer:        func(m *roster.Member) { m.Session.Kick(kickReplaced, session.Replaced) },
+	}, d.Metrics, log)
+	t.push = push.New(t.roster, t.announcer, t.announcer.Hello, d.Metrics, log)
+	t.grpc = rpc.NewServer()
+	rpcpb.RegisterEdgeServer(t.grpc, t.push)
+	return t, nil
+}
+
+func nowMS() int64 { return time.Now().UnixMilli() }

@@ -1,0 +1,204 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"github.com/starling-im/starling/common/token"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/edge/internal/roster"
+	"github.com/starling-im/starling/edge/internal/session"
+)
+
+const (
+	kickReplaced     = "replaced"
+	retryUnavailable = 500 // ms
+	retryOverloaded  = 1000
+)
+
+// Authenticate implements session.Hub: the log-in leaves the loop.
+func (t *tier) Authenticate(s *session.Session, a wire.Auth) {
+	select {
+	case t.logins <- struct{}{}:
+	default:
+		e := wire.Errorf(wire.CodeOverloaded, "too many log-ins at once")
+		e.RetryAfterMS = retryOverloaded
+		t.refuse(s, e, session.Overloaded)
+		return
+	}
+	t.metrics.logins.Inc()
+	t.running.Go(func() {
+		start := time.Now()
+		if t.login(t.ctx, s, a) {
+			t.metrics.seconds.Observe(time.Since(start).Seconds())
+		}
+		t.metrics.logins.Dec()
+		<-t.logins
+	})
+}
+
+func (t *tier) refuse(s *session.Session, e *wire.Error, r session.Reason) {
+	t.metrics.refused.WithLabelValues(string(e.Code)).Inc()
+	s.Refuse(e, r)
+}
+
+// login brings a session from its token to auth_ok.
+func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool {
+	claims, device, werr := t.judge(a)
+	if werr != nil {
+		t.refuse(s, werr, session.AuthFailed)
+		return false
+	}
+	id := session.Identity{User: claims.User, Device: device, Conn: t.ids.next(), Platform: a.Platform, Since: nowMS()}
+	m, others := t.roster.Connect(s, id)
+	if !s.Identify(id, claims.Expires.UnixMilli()) {
+		t.roster.Remove(m) // it ended; nothing else knows of it
+		return false
+	}
+	for _, o := range others {
+		if o.Conn > id.Conn {
+			o = m // two at once: the later one stays
+		}
+		t.metrics.replaced.Inc()
+		o.Session.Kick(kickReplaced, session.Replaced)
+	}
+	if !t.announcer.Put(ctx, m) {
+		t.metrics.replaced.Inc()
+		s.Kick(kickReplaced, session.Replaced)
+		return false
+	}
+	reply, err := t.uplink.Login(ctx, &rpcpb.LoginRequest{
+		Server: string(t.lease.Server), Conn: uint64(id.Conn), User: string(id.User), Device: string(id.Device), Platform: id.Platform,
+	})
+	if err != nil {
+		t.log.Debug("log-in without logic", zap.Error(err))
+		e := wire.Errorf(wire.CodeUnavailable, "no logic answered")
+		e.RetryAfterMS = retryUnavailable
+		t.refuse(s, e, session.Unavailable)
+		return false
+	}
+	return t.admit(ctx, m, reply)
+}
+
+// admit enters a session into its groups and opens it.
+func (t *tier) admit(ctx context.Context, m *roster.Member, reply *rpcpb.LoginReply) bool {
+	groups := make([]wire.GroupID, len(reply.GetGroups()))
+	for i, g := range reply.GetGroups() {
+		groups[i] = wire.GroupID(g)
+	}
+	t.announcer.AddGroups(ctx, t.roster.Reserve(groups))
+	ok, left, fresh := t.roster.Open(m, groups)
+	t.announcer.GroupsLeft(left)
+	t.announcer.GroupsFresh(fresh)
+	if !ok {
+		return false
+	}
+	if h := t.history.Load(); h == nil || *h != reply.GetHistoryEpoch() {
+		own := reply.GetHistoryEpoch()
+		t.history.Store(&own)
+	}
+	return m.Session.Open(t.authOK(m.Identity))
+}
+
+func (t *tier) authOK(id session.Identity) wire.AuthOK {
+	ok := wire.AuthOK{
+		User: id.User, Device: id.Device, Conn: strconv.FormatUint(uint64(id.Conn), 10), Server: t.lease.Server,
+		HeartbeatMS: t.cfg.Heartbeat.Milliseconds(), TS: nowMS(), V: wire.Version,
+	}
+	if h := t.history.Load(); h != nil {
+		ok.HistoryEpoch = *h
+	}
+	return ok
+}
+
+// judge verifies a token and decides the device: the token's binds.
+func (t *tier) judge(a wire.Auth) (token.Claims, wire.DeviceID, *wire.Error) {
+	claims, err := t.d.Tokens.Verify(a.Token, time.Now())
+	if err != nil {
+		text := "token is not good"
+		if errors.Is(err, token.ErrExpired) {
+			text = "token has expired"
+		}
+		return claims, "", wire.Errorf(wire.CodeUnauthenticated, text)
+	}
+	device := a.Device
+	if claims.Device != "" {
+		if device != "" && device != claims.Device {
+			return claims, "", wire.Errorf(wire.CodeForbidden, "the token is for another device")
+		}
+		device = claims.Device
+	}
+	if device == "" {
+		return claims, "", wire.Errorf(wire.CodeBadRequest, "neither token nor auth names a device")
+	}
+	return claims, device, nil
+}
+
+// Renew implements session.Hub.
+func (t *tier) Renew(s *session.Session, a wire.Auth) (wire.AuthOK, *wire.Error) {
+	id := s.ID()
+	if werr := a.Validate(); werr != nil {
+		return wire.AuthOK{}, werr
+	}
+	if a.Device == "" {
+		a.Device = id.Device
+	}
+	claims, device, werr := t.judge(a)
+	if werr != nil {
+		return wire.AuthOK{}, werr
+	}
+	if claims.User != id.User || device != id.Device {
+		return wire.AuthOK{}, wire.Errorf(wire.CodeForbidden, "the token is for another user or device")
+	}
+	s.SetExpires(claims.Expires.UnixMilli())
+	return t.authOK(id), nil
+}
+
+// Pin implements session.Hub.
+func (t *tier) Pin() session.Peer { return t.uplink.Pin() }
+
+// Closed implements session.Hub: a session that ends counts no more at once,
+// whatever its socket does.
+func (t *tier) Closed(s *session.Session) {
+	id := s.ID()
+	if id.Conn == 0 {
+		return
+	}
+	t.log.Debug("session ended", zap.Uint64("conn", uint64(id.Conn)), zap.Stringer("reason", s.Reason()))
+	m := t.roster.ByConn(id.Conn)
+	if m == nil {
+		return
+	}
+	ok, left := t.roster.Remove(m)
+	if !ok {
+		return
+	}
+	t.announcer.GroupsLeft(left)
+	t.announcer.Drop(m, nowMS())
+}
+
+// Answers implements uplink.Sink: all frames of a batch are queued before any
+// is written.
+func (t *tier) Answers(frames []*rpcpb.Down) {
+	told := make([]*session.Session, 0, len(frames))
+	for _, d := range frames {
+		if m := t.roster.ByConn(wire.ConnID(d.GetConn())); m != nil && m.Session.Down(d) {
+			told = append(told, m.Session)
+		}
+	}
+	for _, s := range told {
+		s.Flush()
+	}
+}
+
+// Broken implements uplink.Sink.
+func (t *tier) Broken(p session.Peer) {
+	for _, m := range t.roster.All(nil) {
+		m.Session.PeerBroken(p)
+	}
+}

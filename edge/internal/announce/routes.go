@@ -1,0 +1,184 @@
+package announce
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/edge/internal/roster"
+)
+
+// putRequest is a log-in's route on its way to the registry.
+type putRequest struct {
+	m    *roster.Member
+	done chan putResult
+}
+
+type putResult struct {
+	stood []registry.Route
+	err   error
+}
+
+// Put writes the route of a session that logs in. False: a newer connection of
+// the device stands, this one must give way. With the registry away it is true
+// and the edge unlisted.
+func (a *Announcer) Put(ctx context.Context, m *roster.Member) bool {
+	for {
+		_, epoch, _ := a.Hello()
+		req := putRequest{m: m, done: make(chan putResult, 1)}
+		var res putResult
+		select {
+		case a.puts <- req:
+		case <-ctx.Done():
+			return true
+		}
+		select {
+		case res = <-req.done:
+		case <-ctx.Done():
+			return true
+		}
+		if res.err != nil {
+			a.Unlist("put_routes", res.err)
+			return true
+		}
+		if newer(m, res.stood) {
+			return false
+		}
+		// The epoch may have changed while the route was on its way; the
+		// announcing that followed may have come before it.
+		if _, now, _ := a.Hello(); now == epoch {
+			return true
+		}
+	}
+}
+
+// putting collects routes: what comes while a call is under way goes out with
+// the next.
+func (a *Announcer) putting(ctx context.Context) {
+	var reqs []putRequest
+	for {
+		reqs = reqs[:0]
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-a.puts:
+			reqs = append(reqs, r)
+		}
+		for more := true; more && len(reqs) < batchRoutes; {
+			select {
+			case r := <-a.puts:
+				reqs = append(reqs, r)
+			default:
+				more = false
+			}
+		}
+		a.putBatch(ctx, reqs)
+		clear(reqs)
+	}
+}
+
+func (a *Announcer) putBatch(ctx context.Context, reqs []putRequest) {
+	l := a.Lease()
+	routes := make(map[wire.UserID][]registry.Route, len(reqs))
+	for _, r := range reqs {
+		routes[r.m.User] = append(routes[r.m.User], routeOf(r.m, l))
+	}
+	stood, err := a.reg.PutRoutes(ctx, routes)
+	a.metrics.batches.Inc()
+	a.metrics.routes.Add(float64(len(reqs)))
+	for _, r := range reqs {
+		r.done <- putResult{stood: stood[r.m.User], err: err}
+	}
+}
+
+// Drop removes the route of a session that ended and keeps when it was seen.
+func (a *Announcer) Drop(m *roster.Member, seenMS int64) {
+	route := routeOf(m, a.Lease())
+	user := m.User
+	a.enqueue(a.drops, func(ctx context.Context) error {
+		if err := a.reg.DropRoute(ctx, user, route); err != nil {
+			return fmt.Errorf("drop route: %w", err)
+		}
+		if err := a.reg.SetLastSeen(ctx, user, seenMS); err != nil {
+			return fmt.Errorf("set last seen: %w", err)
+		}
+		return nil
+	})
+}
+
+// AddGroups names this edge for groups that are new here. An error makes the
+// edge unlisted.
+func (a *Announcer) AddGroups(ctx context.Context, groups []wire.GroupID) {
+	if len(groups) == 0 {
+		return
+	}
+	if err := a.addGroups(ctx, groups); err != nil {
+		a.Unlist("add_group_edge", err)
+	}
+}
+
+func (a *Announcer) addGroups(ctx context.Context, groups []wire.GroupID) error {
+	counters, err := a.reg.AddGroupEdge(ctx, a.Lease().Server, groups)
+	if err != nil {
+		return fmt.Errorf("add %d groups: %w", len(groups), err)
+	}
+	for i, g := range groups {
+		if i < len(counters) {
+			a.roster.Counted(g, counters[i])
+		}
+	}
+	return nil
+}
+
+// GroupsFresh names this edge for groups that a push brought here; the job has
+// done so already, this learns the counters.
+func (a *Announcer) GroupsFresh(groups []wire.GroupID) {
+	if len(groups) == 0 {
+		return
+	}
+	a.enqueue(a.groups, func(ctx context.Context) error {
+		a.AddGroups(ctx, groups)
+		return nil
+	})
+}
+
+// GroupsLeft takes this edge out of groups that nobody here is in.
+func (a *Announcer) GroupsLeft(left []roster.Left) {
+	server := a.Lease().Server
+	for _, l := range left {
+		if l.Counter == 0 {
+			continue
+		}
+		a.enqueue(a.groups, func(ctx context.Context) error {
+			if err := a.reg.DropGroupEdge(ctx, server, l.Group, l.Counter); err != nil {
+				return fmt.Errorf("drop group: %w", err)
+			}
+			return nil
+		})
+	}
+}
+
+func (a *Announcer) enqueue(q chan func(context.Context) error, f func(context.Context) error) {
+	select {
+	case q <- f:
+		a.metrics.depth.Inc()
+	default:
+		a.metrics.dropped.Inc()
+	}
+}
+
+// work does queued removals one after the other.
+func (a *Announcer) work(ctx context.Context, q chan func(context.Context) error, call string) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-q:
+			a.metrics.depth.Dec()
+			if err := f(ctx); err != nil {
+				a.failed(call, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,351 @@
+package session
+
+import (
+	"errors"
+
+	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/edge/internal/ws"
+)
+
+// Retry advice in errors of the edge, in ms.
+const (
+	retryOverloaded  = 100
+	retryUnavailable = 500
+)
+
+// maxRequests bounds what waits for an answer besides sends.
+const maxRequests = 64
+
+// request is a frame that waits for logic's answer. The body is kept so that a
+// failure can name its client_id.
+type request struct {
+	op   wire.Op
+	seq  int32
+	body []byte
+}
+
+// Received counts bytes off the socket. False: too many before auth.
+func (s *Session) Received(n int) bool {
+	if s.received.Load() < 0 {
+		return true // authenticated: the budget is over
+	}
+	if s.received.Add(int64(n)) <= int64(s.env.Limits.AuthBytes) {
+		return true
+	}
+	if s.State() >= Open {
+		s.received.Store(-1 << 62)
+		return true
+	}
+	s.Close(AuthFlood)
+	return false
+}
+
+// Upgraded takes what the upgrade said; with a token it is the auth.
+func (s *Session) Upgraded(u *ws.Upgrade) {
+	if u.Token == "" {
+		return
+	}
+	s.authenticate(wire.Auth{
+		Token: u.Token, Device: wire.DeviceID(u.Device), Platform: u.Platform, Region: u.Region,
+	}, 0, false)
+	s.Flush()
+}
+
+// Message takes a whole message and answers what it can. False ends reading.
+func (s *Session) Message(text bool, p []byte) bool {
+	s.seen.Store(s.env.Now())
+	if text {
+		f, werr := wire.DecodeText(p)
+		return s.frame(f, werr, false)
+	}
+	for f, err := range wire.Frames(p) {
+		if err != nil {
+			s.Close(ReasonOf(wire.CloseOf(err)))
+			return false
+		}
+		if !s.frame(f, wire.CheckClient(f.Op), true) {
+			return false
+		}
+	}
+	return true
+}
+
+// Ping queues the pong.
+func (s *Session) Ping(p []byte) bool {
+	s.seen.Store(s.env.Now())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != Closing {
+		s.enqueueAnswerLocked(ws.AppendPong(nil, p))
+	}
+	return s.state != Closing
+}
+
+// Pong counts as a sign of life.
+func (s *Session) Pong() bool {
+	s.seen.Store(s.env.Now())
+	return true
+}
+
+// PeerClose echoes the client's close and ends the session.
+func (s *Session) PeerClose(code int) bool {
+	s.close(ClientClosed, code)
+	return false
+}
+
+// Broken ends the session after a framing error.
+func (s *Session) Broken(code int) { s.Close(ReasonOf(code)) }
+
+// frame handles one frame by the session's state.
+func (s *Session) frame(f wire.Frame, werr *wire.Error, binary bool) bool {
+	s.env.Metrics.countIn(f.Op)
+	s.mu.Lock()
+	switch s.state {
+	case Upgraded:
+		s.mu.Unlock()
+		s.first(f, werr, binary)
+		return true
+	case Closing:
+		s.mu.Unlock()
+		return false
+	case Authenticating, Connecting:
+		s.holdLocked(f, werr)
+	case Open:
+		if werr != nil {
+			s.errorLocked(f.Seq, werr)
+		} else {
+			s.handleOpenLocked(f)
+		}
+	}
+	ended := s.state == Closing
+	s.mu.Unlock()
+	return !ended
+}
+
+// first judges the frame that must be auth.
+func (s *Session) first(f wire.Frame, werr *wire.Error, binary bool) {
+	var a wire.Auth
+	switch {
+	case werr != nil || f.Op != wire.OpAuth:
+		werr = wire.Errorf(wire.CodeUnauthenticated, "the first frame must be auth")
+	default:
+		werr = wire.Decode(f.Body, &a)
+	}
+	if werr != nil {
+		s.mu.Lock()
+		s.binary, s.authSeq = binary, f.Seq
+		s.mu.Unlock()
+		s.Refuse(werr, AuthFailed)
+		return
+	}
+	s.authenticate(a, f.Seq, binary)
+}
+
+func (s *Session) authenticate(a wire.Auth, seq int32, binary bool) {
+	s.mu.Lock()
+	if s.state != Upgraded {
+		s.mu.Unlock()
+		return
+	}
+	s.state, s.binary, s.authSeq = Authenticating, binary, seq
+	s.mu.Unlock()
+	if werr := a.Validate(); werr != nil {
+		s.Refuse(werr, AuthFailed)
+		return
+	}
+	s.env.Hub.Authenticate(s, a)
+}
+
+// holdLocked keeps a frame that came ahead of auth_ok.
+func (s *Session) holdLocked(f wire.Frame, werr *wire.Error) {
+	switch {
+	case werr != nil:
+		s.errorLocked(f.Seq, werr)
+	case f.Op == wire.OpAuth:
+		s.errorLocked(f.Seq, wire.Errorf(wire.CodeBadRequest, "auth is under way"))
+	case len(s.held) >= maxHeld:
+		s.overloadedLocked(f, "too many frames ahead of auth_ok")
+	default:
+		s.held = append(s.held, f)
+	}
+}
+
+// handleOpenLocked does what an authenticated client asks.
+func (s *Session) handleOpenLocked(f wire.Frame) {
+	switch f.Op { //nolint:exhaustive // the rest is refused
+	case wire.OpPing:
+		body, _ := wire.Marshal(wire.Pong{TS: s.env.Now()}) // two numbers: cannot fail
+		s.answerLocked(wire.Frame{Op: wire.OpPong, Seq: f.Seq, Body: body})
+	case wire.OpAuth:
+		s.renewLocked(f)
+	case wire.OpSend, wire.OpAck, wire.OpRead, wire.OpSync, wire.OpRecall, wire.OpEdit:
+		s.forwardLocked(f)
+	default:
+		s.errorLocked(f.Seq, wire.Errorf(wire.CodeUnsupported, f.Op.String()+" is not offered yet"))
+	}
+}
+
+// renewLocked gives the mutex away while the token is judged: only the reader
+// renews, so frames keep their order.
+func (s *Session) renewLocked(f wire.Frame) {
+	var a wire.Auth
+	werr := wire.Decode(f.Body, &a)
+	if werr != nil {
+		s.errorLocked(f.Seq, werr)
+		return
+	}
+	s.mu.Unlock()
+	ok, werr := s.env.Hub.Renew(s, a)
+	if werr != nil {
+		s.mu.Lock()
+		s.errorLocked(f.Seq, werr)
+		s.mu.Unlock()
+		s.Close(AuthFailed)
+		s.mu.Lock()
+		return
+	}
+	body, _ := wire.Marshal(ok) // strings and numbers: cannot fail
+	s.mu.Lock()
+	s.answerLocked(wire.Frame{Op: wire.OpAuthOK, Seq: f.Seq, Body: body})
+}
+
+// answered says whether logic answers the operation.
+func answered(op wire.Op) bool { return op != wire.OpAck && op != wire.OpRead }
+
+// forwardLocked passes a frame to the logic of this connection.
+func (s *Session) forwardLocked(f wire.Frame) {
+	if answered(f.Op) && s.tooManyLocked(f.Op) {
+		s.overloadedLocked(f, "too many requests in flight")
+		return
+	}
+	up := &rpcpb.Up{
+		Conn: uint64(s.id.Conn), User: string(s.id.User), Device: string(s.id.Device),
+		Op: int32(f.Op), Seq: f.Seq, Body: f.Body,
+	}
+	err := s.sendLocked(up)
+	if errors.Is(err, ErrPeerBroken) {
+		s.failLocked()
+		err = s.sendLocked(up)
+	}
+	switch {
+	case err == nil:
+		if answered(f.Op) {
+			s.inflight = append(s.inflight, request{op: f.Op, seq: f.Seq, body: f.Body})
+		}
+	case !answered(f.Op): // ack and read are cumulative: the next one makes up for it
+	case errors.Is(err, ErrPeerFull):
+		s.overloadedLocked(f, "the way to logic is full")
+	default:
+		s.unavailableLocked(request{op: f.Op, seq: f.Seq, body: f.Body})
+	}
+}
+
+func (s *Session) sendLocked(up *rpcpb.Up) error {
+	if s.peer == nil {
+		if s.peer = s.env.Hub.Pin(); s.peer == nil {
+			return errNoPeer
+		}
+	}
+	err := s.peer.Send(up)
+	if errors.Is(err, ErrPeerBroken) {
+		s.peer = nil
+	}
+	return err
+}
+
+// tooManyLocked counts what is in flight, sends apart from all else.
+func (s *Session) tooManyLocked(op wire.Op) bool {
+	sends := 0
+	for i := range s.inflight {
+		if s.inflight[i].op == wire.OpSend {
+			sends++
+		}
+	}
+	if op == wire.OpSend {
+		return sends >= wire.MaxInFlight
+	}
+	return len(s.inflight)-sends >= maxRequests
+}
+
+// Down queues an answer of logic (or what logic says by itself) without
+// writing: the caller flushes when its batch is done. False: no such session
+// any more.
+func (s *Session) Down(d *rpcpb.Down) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != Open {
+		return false
+	}
+	if op := wire.Op(d.GetAnswers()); op != 0 {
+		for i := range s.inflight {
+			if r := &s.inflight[i]; r.op == op && r.seq == d.GetSeq() {
+				s.dropRequestLocked(i)
+				break
+			}
+		}
+	}
+	s.answerLocked(wire.Frame{Op: wire.Op(d.GetOp()), Seq: d.GetSeq(), Body: d.GetBody()})
+	return true
+}
+
+func (s *Session) dropRequestLocked(i int) {
+	last := len(s.inflight) - 1
+	copy(s.inflight[i:], s.inflight[i+1:])
+	s.inflight[last] = request{}
+	s.inflight = s.inflight[:last]
+	if last == 0 && cap(s.inflight) > 8 {
+		s.inflight = nil
+	}
+}
+
+// PeerBroken answers all that was in flight on p; the next frame finds another
+// logic.
+func (s *Session) PeerBroken(p Peer) {
+	s.mu.Lock()
+	if s.peer == p {
+		s.peer = nil
+		s.failLocked()
+	}
+	s.unlockAndFlush()
+}
+
+func (s *Session) failLocked() {
+	for _, r := range s.inflight {
+		s.unavailableLocked(r)
+	}
+	s.inflight = nil
+}
+
+func (s *Session) unavailableLocked(r request) {
+	e := wire.Errorf(wire.CodeUnavailable, "no answer from logic; send it again with the same client_id")
+	e.RetryAfterMS, e.ClientID = retryUnavailable, clientID(r.op, r.body)
+	s.errorLocked(r.seq, e)
+}
+
+func (s *Session) overloadedLocked(f wire.Frame, text string) {
+	e := wire.Errorf(wire.CodeOverloaded, text)
+	e.RetryAfterMS, e.ClientID = retryOverloaded, clientID(f.Op, f.Body)
+	s.errorLocked(f.Seq, e)
+}
+
+// clientID digs the client_id out of a send that the edge itself answers.
+func clientID(op wire.Op, body []byte) string {
+	if op != wire.OpSend {
+		return ""
+	}
+	var b struct {
+		ClientID string `json:"client_id"`
+	}
+	if wire.Decode(body, &b) != nil || !wire.ValidClientID(b.ClientID) {
+		return ""
+	}
+	return b.ClientID
+}
+
+// errorLocked queues an error.
+func (s *Session) errorLocked(seq int32, e *wire.Error) {
+	s.env.Metrics.refused.WithLabelValues(string(e.Code)).Inc()
+	body, _ := wire.Marshal(e) // strings and a number: cannot fail
+	s.answerLocked(wire.Frame{Op: wire.OpError, Seq: seq, Body: body})
+}

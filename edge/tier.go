@@ -1,0 +1,180 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/starling-im/starling/common/obs"
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/edge/internal/announce"
+	"github.com/starling-im/starling/edge/internal/listen"
+	"github.com/starling-im/starling/edge/internal/push"
+	"github.com/starling-im/starling/edge/internal/roster"
+	"github.com/starling-im/starling/edge/internal/session"
+	"github.com/starling-im/starling/edge/internal/uplink"
+)
+
+// tier is all parts of one edge.
+type tier struct {
+	cfg     Config
+	d       Deps
+	log     *zap.Logger
+	metrics *metrics
+	lease   registry.Lease
+	ids     connIDs
+	admin   *obs.Admin
+
+	roster    *roster.Roster
+	announcer *announce.Announcer
+	uplink    *uplink.Client
+	push      *push.Server
+	listen    *listen.Server
+	grpc      *grpc.Server
+
+	history  atomic.Pointer[string] // history_epoch, one string for all sessions
+	draining atomic.Bool
+	logins   chan struct{} // a slot for each log-in under way
+
+	ctx     context.Context //nolint:containedctx // the module's own run: log-ins start from the loop, which has none
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// start binds, connects to logics, takes the lease, then accepts.
+func (t *tier) start(ctx context.Context) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", t.cfg.GRPCAddr)
+	if err != nil {
+		return fmt.Errorf("edge: %w", obs.ListenError(Prefix+"grpc-addr", t.cfg.GRPCAddr, err))
+	}
+	if err := t.listen.Listen(ctx); err != nil {
+		return errors.Join(fmt.Errorf("edge: %w", obs.ListenError(Prefix+"listen-addr", t.cfg.ListenAddr, err)), ln.Close())
+	}
+	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	t.metrics.maxLogins.Set(float64(t.cfg.MaxLogins))
+	t.lease.RPCAddr, t.lease.URL = t.cfg.AdvertiseRPC, t.cfg.AdvertiseURL
+	if t.lease.RPCAddr == "" {
+		t.lease.RPCAddr = ln.Addr().String()
+	}
+	if t.lease.URL == "" {
+		t.lease.URL = "ws://" + t.listen.Addr().String() + "/ws"
+	}
+	t.running.Go(func() {
+		if err := t.grpc.Serve(ln); err != nil {
+			t.log.Error("gRPC server ended", zap.Error(err))
+		}
+	})
+	t.running.Go(func() { t.push.LagRun(t.ctx) })
+	t.uplink.Start(ctx)
+	t.announcer.Start(ctx, t.lease)
+	if t.cfg.OnListen != nil {
+		t.cfg.OnListen(Addrs{WS: t.listen.Addr().String(), GRPC: ln.Addr().String(), Admin: t.admin.Addr(), URL: t.lease.URL})
+	}
+	if err := t.listen.Serve(ctx); err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	t.log.Info("edge listens", zap.String("server_id", string(t.lease.Server)), zap.String("url", t.lease.URL), zap.String("rpc_addr", t.lease.RPCAddr))
+	return nil
+}
+
+// run has nothing to do: the parts run by themselves until stop.
+func (t *tier) run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// ready says why this edge should get no clients.
+func (t *tier) ready() error {
+	if t.draining.Load() {
+		return errors.New("draining")
+	}
+	if err := t.uplink.Ready(); err != nil {
+		return fmt.Errorf("uplink: %w", err)
+	}
+	return nil
+}
+
+const (
+	drainPoll     = 20 * time.Millisecond
+	drainAlone    = time.Second     // nobody else to go to: do not keep them
+	drainReserve  = 3 * time.Second // of the budget, kept for what follows
+	flushDeadline = 2 * time.Second
+)
+
+// drain sends the clients elsewhere, spread over the drain time, and closes
+// who is still here then.
+func (t *tier) drain(ctx context.Context) error {
+	t.draining.Store(true)
+	t.announcer.SetDraining(ctx)
+	t.listen.StopAccepting()
+	edges := t.announcer.Edges(ctx)
+	window := t.cfg.DrainTime
+	if len(edges) == 0 {
+		window = min(window, drainAlone)
+	}
+	if until, ok := ctx.Deadline(); ok {
+		window = max(0, min(window, time.Until(until)-drainReserve))
+	}
+	ms := t.roster.All(nil)
+	t.log.Info("draining", zap.Int("sessions", len(ms)), zap.Duration("window", window))
+	for i, m := range ms {
+		slot := window * time.Duration(i) / time.Duration(len(ms))
+		body, err := wire.Marshal(wire.Reconnect{AfterMS: slot.Milliseconds(), Reason: "drain", Edges: edges})
+		if err != nil {
+			return fmt.Errorf("encode reconnect: %w", err)
+		}
+		m.Session.Tell(wire.OpReconnect, body)
+	}
+	t.waitEmpty(ctx, window)
+	for _, m := range t.roster.All(nil) {
+		m.Session.Close(session.Drained)
+	}
+	return nil
+}
+
+// waitEmpty waits until the clients have left, at most for the window.
+func (t *tier) waitEmpty(ctx context.Context, window time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, window)
+	defer cancel()
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for {
+		if n, _ := t.roster.Counts(); n == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// stop ends what is left and releases everything.
+func (t *tier) stop(ctx context.Context) error {
+	if t.cancel == nil {
+		return nil // never started
+	}
+	flush, cancel := context.WithTimeout(ctx, flushDeadline)
+	defer cancel()
+	err := t.listen.Close(flush, session.Shutdown)
+	t.cancel()
+	t.grpc.Stop()
+	t.push.Wait()
+	t.uplink.Stop()
+	t.announcer.Stop(ctx)
+	t.running.Wait()
+	if err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	return nil
+}
