@@ -111,10 +111,12 @@ func New(st store.Machine, cfg Config, log *zap.Logger, reg prometheus.Registere
 	return m
 }
 
-// Claim takes a partition over and returns the offset to read from. low and
-// high are where the log stands, committed the group's offset (-1: none). The
-// epoch is raised first and read after, so that a former owner's commits fail
-// from here on. A LogError means that nothing may be applied.
+// Claim takes a partition over and returns the offset to read from: the lower
+// of committed and applied + 1; what is below the latter is redone. low and
+// high are where the log stands, committed the group's offset (-1: none, then
+// all is redone). The epoch is raised first and read after, so that a former
+// owner's commits fail from here on. A LogError means that nothing may be
+// applied.
 func (m *Machine) Claim(ctx context.Context, p record.PartitionID, topicID string, low, high, committed int64) (int64, error) {
 	m.Release(p)
 	st, err := m.st.Claim(ctx, p, topicID, low)
@@ -141,13 +143,15 @@ func (m *Machine) Claim(ctx context.Context, p record.PartitionID, topicID strin
 		recent: newGenerations[store.OutcomeKey, store.Outcome](),
 	}
 	m.met.owned.Set(float64(len(m.parts)))
-	start := next
+	// Without a committed offset nothing is known to have been acted: a former
+	// owner may have died between its first commit here and its first there.
+	start := max(st.First, low)
 	if committed >= 0 {
-		start = min(committed, next)
+		start = max(min(committed, next), low)
 	}
 	m.log.Info("partition claimed", zap.Stringer("partition", p), zap.Int64("epoch", st.Epoch),
-		zap.Int64("applied", st.Applied), zap.Int64("start", max(start, low)))
-	return max(start, low), nil
+		zap.Int64("applied", st.Applied), zap.Int64("start", start))
+	return start, nil
 }
 
 // Release forgets a partition: every state of it in memory dies.

@@ -121,7 +121,7 @@ func (s *script) run(line string) {
 	case "redo", "restart":
 		s.start()
 		for _, p := range slices.SortedFunc(maps.Keys(s.log), comparePartitions) {
-			start := s.claim(p, map[string]int64{"redo": 0, "restart": -1}[f[0]])
+			start := s.claim(p, map[string]int64{"redo": 0, "restart": 1 << 40}[f[0]])
 			s.queue = append(s.queue, s.log[p][start:]...)
 		}
 		if f[0] == "redo" {

@@ -167,6 +167,9 @@ func (s *session) receive(n int) {
 func (d *device) got(s *session, p push) {
 	w := d.w
 	if !d.sees(p.conv, p.seq) {
+		if w.stale {
+			return // a stale index may not have known where to push the removal
+		}
 		w.fail("%s was pushed %s/%d, which is outside of its membership", d, p.conv, p.seq)
 		return
 	}

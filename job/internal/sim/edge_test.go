@@ -130,6 +130,7 @@ func (e *edge) list(listed bool) {
 		return
 	}
 	e.unlisted = !listed
+	e.w.tell("%s is listed: %t", e.server, listed)
 	for _, c := range sortedKeys(e.sessions) {
 		e.sessions[c].solid = false // until told lagged, when listed again
 	}
@@ -165,14 +166,17 @@ func (e *edge) announce() {
 	}
 	ok := e.index(func() error {
 		for _, c := range sortedKeys(e.sessions) {
-			s := e.sessions[c]
-			if s == nil {
-				continue
+			if s := e.sessions[c]; s != nil { // route may drop another one
+				if err := e.route(s); err != nil {
+					return err
+				}
 			}
-			if err := e.route(s); err != nil {
-				return err
-			}
-			if gs := sortedKeys(s.groups); len(gs) > 0 {
+		}
+		if e.unlisted && e.w.bug != bugRelistedGroupsKept {
+			e.readGroups() // after the routes: a join before may have met none
+		}
+		for _, c := range sortedKeys(e.sessions) {
+			if gs := sortedKeys(e.sessions[c].groups); len(gs) > 0 {
 				if _, err := e.w.reg.AddGroupEdge(ctx, e.server, gs); err != nil {
 					return err
 				}
@@ -184,6 +188,7 @@ func (e *edge) announce() {
 		return
 	}
 	e.unknown = false
+	e.w.tell("%s has announced (unlisted %t)", e.server, e.unlisted)
 	if e.unlisted {
 		e.list(true)
 		e.lagged()
@@ -338,20 +343,28 @@ func (e *edge) lost() {
 		return
 	}
 	e.w.tell("%s was told lost", e.server)
-	for _, c := range sortedKeys(e.sessions) {
-		s := e.sessions[c]
-		if s.phase < phaseGroups || e.w.bug == bugLostGroupsKept {
-			continue // reads its groups yet
-		}
-		for !s.readGroups() { // a store that fails is asked again before anything else is passed on
-		}
-		gs := sortedKeys(s.groups)
-		e.index(func() error {
-			_, err := e.w.reg.AddGroupEdge(context.Background(), e.server, gs)
-			return err
-		})
+	if e.w.bug != bugLostGroupsKept {
+		e.readGroups()
 	}
 	e.lagged()
+}
+
+// readGroups reads the groups of all sessions again: changes may have been
+// missed.
+func (e *edge) readGroups() {
+	for _, c := range sortedKeys(e.sessions) {
+		s := e.sessions[c]
+		if s.phase < phaseGroups {
+			continue // reads its groups yet
+		}
+		s.readGroups()
+		if gs := sortedKeys(s.groups); len(gs) > 0 {
+			e.index(func() error {
+				_, err := e.w.reg.AddGroupEdge(context.Background(), e.server, gs)
+				return err
+			})
+		}
+	}
 }
 
 func (e *edge) item(st *stream, at *rpcpb.Position, it *rpcpb.PushItem) {

@@ -166,6 +166,7 @@ func (j *job) act(most int) {
 	if n == 0 {
 		return
 	}
+	j.w.tell("%s acts %v@%d…%v@%d", j.name, j.pending[0].At, j.pending[0].Offset, j.pending[n-1].At, j.pending[n-1].Offset)
 	err := j.d.Act(j.ctx, j.pending[:n])
 	if j.crashed() {
 		return
