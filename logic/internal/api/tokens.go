@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -97,6 +98,9 @@ func (s *Server) issue(c token.Claims, ttl time.Duration) (any, error) {
 	}
 	c.IssuedAt = s.d.Now()
 	access, err := s.d.Tokens.Mint(c, ttl)
+	if errors.Is(err, token.ErrNoSigningKey) {
+		return nil, notHere()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("mint: %w", err)
 	}
