@@ -181,6 +181,7 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 			return logic.Register(env.Manager, p.logic, logic.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
 				Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(), Embedded: pl.embedded,
+				After: []string{process.ModuleRedis, backend.ModuleMySQL, backend.ModuleKafka},
 			})
 		},
 		TargetJob: func() error {
@@ -192,6 +193,7 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 		TargetEdge: func() error {
 			return edge.Register(env.Manager, p.edge, edge.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry, Tokens: keys.Verifier(),
+				After: []string{process.ModuleRedis},
 			})
 		},
 	}

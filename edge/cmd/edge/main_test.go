@@ -1,0 +1,37 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/starling-im/starling/internal/process"
+	"github.com/starling-im/starling/internal/process/processtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestConfigFiles(t *testing.T) {
+	processtest.Example(t, "../../../configs", "edge", "Settings of the edge tier alone (bin/edge -config FILE).",
+		func() process.Program { return &program{} }, map[string]string{
+			"redis.addrs": "127.0.0.1:6379", "auth.jwks": "/etc/starling/jwks.json",
+		})
+}
+
+// TestNeedsItsServices runs the tier without any address: all that is missing
+// is named at once.
+func TestNeedsItsServices(t *testing.T) {
+	var out, errs bytes.Buffer
+	code := process.Main(context.Background(), "edge", &program{}, process.IO{Stdout: &out, Stderr: &errs})
+	if code != 2 {
+		t.Errorf("exit code %d, want 2", code)
+	}
+	for _, key := range []string{"redis.addrs", "auth.jwks"} {
+		if !strings.Contains(errs.String(), "edge: "+key+": ") {
+			t.Errorf("%s is not named in:\n%s", key, errs.String())
+		}
+	}
+}
