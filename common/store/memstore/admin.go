@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/starling-im/starling/common/store"
@@ -79,9 +80,7 @@ func (s *Store) CheckLayout(ctx context.Context, partitions map[string]int32) er
 		if s.layout == nil {
 			s.layout = make(map[string]int32)
 		}
-		for topic, n := range partitions {
-			s.layout[topic] = n
-		}
+		maps.Copy(s.layout, partitions)
 		return nil
 	})
 }

@@ -34,7 +34,7 @@ func hooked(t *testing.T) (*memstore.Store, record.PartitionID) {
 	return s, p
 }
 
-var errCut = errors.New("cut") //nolint:gochecknoglobals // a sentinel
+var errCut = errors.New("cut")
 
 func TestHookFailsBefore(t *testing.T) {
 	s, p := hooked(t)
@@ -103,8 +103,7 @@ func TestTwoOpenIntervals(t *testing.T) {
 		Conversations: []*store.Conversation{c},
 		Members:       []store.MemberChange{{Conv: c, Member: store.Member{User: "a", JoinedSeq: 1}}, {Conv: c, Member: store.Member{User: "a", JoinedSeq: 2}}},
 	})
-	var d *store.DeterministicError
-	if !errors.As(err, &d) {
+	if _, ok := errors.AsType[*store.DeterministicError](err); !ok {
 		t.Errorf("got %v", err)
 	}
 }

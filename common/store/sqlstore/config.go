@@ -106,11 +106,13 @@ func (c *Config) mysql() (*mysql.Config, error) {
 // sqlite returns the data source of the writer or of the readers.
 func (c *Config) sqlite(writer bool) string {
 	params := []string{
-		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous(FULL)",
-		"_pragma=cache_size(-16000)", "_pragma=temp_store(MEMORY)", "_pragma=wal_autocheckpoint(4000)",
+		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous(FULL)", "_pragma=temp_store(MEMORY)",
 	}
-	if !writer {
-		params = append(params, "_pragma=query_only(1)")
+	if writer {
+		// The checkpointer keeps the log short; this is the bound (64 MB).
+		params = append(params, "_pragma=cache_size(-64000)", "_pragma=cache_spill(0)", "_pragma=wal_autocheckpoint(16000)")
+	} else {
+		params = append(params, "_pragma=cache_size(-4000)", "_pragma=query_only(1)")
 	}
 	u := url.URL{Path: c.DSN.Reveal()}
 	return "file:" + u.EscapedPath() + "?mode=rw&" + strings.Join(params, "&")

@@ -15,6 +15,7 @@ import (
 // dialect is all that differs between the databases.
 type dialect struct {
 	name   string
+	insert string                       // head of an INSERT
 	upsert func(key, set string) string // tail of an INSERT; set: names, or name=expression
 	newer  func(col string) string      // the greater of a column's old and new value
 	fill   func(col string) string      // a column's old value, or the new one where that is empty
@@ -38,6 +39,9 @@ const purgeRows = 1000
 func sqliteDialect() *dialect {
 	return &dialect{
 		name: DriverSQLite,
+		// A failure ends the whole turn, so nothing need be kept to undo one
+		// statement.
+		insert: "INSERT OR FAIL INTO ",
 		upsert: func(key, set string) string {
 			return " ON CONFLICT (" + key + ") DO UPDATE SET " + assign(set, func(col string) string { return "excluded." + col })
 		},
@@ -67,7 +71,8 @@ func sqliteDialect() *dialect {
 
 func mysqlDialect() *dialect {
 	return &dialect{
-		name: DriverMySQL,
+		name:   DriverMySQL,
+		insert: "INSERT INTO ",
 		upsert: func(_, set string) string {
 			return " ON DUPLICATE KEY UPDATE " + assign(set, func(col string) string { return "VALUES(" + col + ")" })
 		},
@@ -135,10 +140,10 @@ type table struct {
 	cols            int
 }
 
-func newTable(name, cols, tail string) *table {
+func newTable(d *dialect, name, cols, tail string) *table {
 	n := strings.Count(cols, ",") + 1
 	return &table{
-		head: "INSERT INTO " + name + " (" + cols + ") VALUES ",
+		head: d.insert + name + " (" + cols + ") VALUES ",
 		row:  "(?" + strings.Repeat(",?", n-1) + ")",
 		tail: tail,
 		cols: n,
@@ -165,13 +170,13 @@ const (
 
 func newTables(d *dialect) *tables {
 	return &tables{
-		fresh:    newTable("conversations", headCols, ""),
-		heads:    newTable("conversations", "id, "+headCols, d.upsert("id", headCols[len("conv, "):])),
-		members:  newTable("members", "conv_id, "+memberCols, d.upsert("conv_id, user, joined_seq", "role, left_seq, muted_until")),
-		messages: newTable("messages", "conv_id, month, "+rowCols, ""),
-		outcomes: newTable("outcomes", "day, "+outcomeCols, ""),
-		refusals: newTable("refusals", refusalCols, d.upsert("user, id", "ts, client_id, conv, code")),
-		cursors: newTable("cursors", cursorCols, d.upsert("conv_id, user, device",
+		fresh:    newTable(d, "conversations", headCols, ""),
+		heads:    newTable(d, "conversations", "id, "+headCols, d.upsert("id", headCols[len("conv, "):])),
+		members:  newTable(d, "members", "conv_id, "+memberCols, d.upsert("conv_id, user, joined_seq", "role, left_seq, muted_until")),
+		messages: newTable(d, "messages", "conv_id, month, "+rowCols, ""),
+		outcomes: newTable(d, "outcomes", "day, "+outcomeCols, ""),
+		refusals: newTable(d, "refusals", refusalCols, d.upsert("user, id", "ts, client_id, conv, code")),
+		cursors: newTable(d, "cursors", cursorCols, d.upsert("conv_id, user, device",
 			"delivered="+d.newer("delivered")+", read_seq="+d.newer("read_seq"))),
 	}
 }

@@ -105,25 +105,26 @@ func connect(ctx context.Context, cfg *Config) (*Store, error) {
 		}
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	w, err := sql.Open("sqlite", cfg.sqlite(true))
-	if err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
+	dbs := make([]*sql.DB, 3)
+	for i, source := range []string{cfg.sqlite(true), cfg.sqlite(false), cfg.sqlite(true)} {
+		db, err := sql.Open("sqlite", source)
+		if err != nil {
+			return nil, fmt.Errorf("open the database: %w", err) // none has a connection yet
+		}
+		dbs[i] = db
 	}
+	w, r := dbs[0], dbs[1]
 	w.SetMaxOpenConns(1)
-	if err := w.PingContext(ctx); err != nil { // sets WAL before the readers come
-		return nil, errors.Join(fmt.Errorf("open the database: %w", err), w.Close())
-	}
-	r, err := sql.Open("sqlite", cfg.sqlite(false))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the database: %w", err), w.Close())
-	}
 	r.SetMaxOpenConns(cfg.conns())
 	r.SetMaxIdleConns(cfg.conns())
+	if err := w.PingContext(ctx); err != nil { // sets WAL before the readers come
+		return nil, errors.Join(fmt.Errorf("open the database: %w", err), w.Close(), r.Close(), dbs[2].Close())
+	}
 	d := sqliteDialect()
 	return &Store{
 		d: d, t: newTables(d),
 		read:   &pool{db: r, prepared: true, stmts: make(map[string]*sql.Stmt)},
-		writer: &writer{db: w, token: make(chan struct{}, 1)},
+		writer: &writer{db: w, token: make(chan struct{}, 1), check: newCheckpointer(ctx, dbs[2])},
 	}, nil
 }
 

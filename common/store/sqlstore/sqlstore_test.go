@@ -24,72 +24,76 @@ func sqliteConfig(path string) sqlstore.Config {
 	return sqlstore.Config{Driver: sqlstore.DriverSQLite, DSN: config.NewSecret(path)}
 }
 
-func open(t testing.TB, cfg sqlstore.Config) *sqlstore.Store {
-	t.Helper()
-	s, err := sqlstore.Open(t.Context(), cfg)
+func open(tb testing.TB, cfg sqlstore.Config) *sqlstore.Store {
+	tb.Helper()
+	s, err := sqlstore.Open(tb.Context(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
 
-func openSQLite(t testing.TB) *sqlstore.Store {
-	t.Helper()
-	cfg := sqliteConfig(filepath.Join(t.TempDir(), "a #?%.db"))
-	if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
-		t.Fatal(err)
+func openSQLite(tb testing.TB) *sqlstore.Store {
+	tb.Helper()
+	cfg := sqliteConfig(filepath.Join(tb.TempDir(), "a #?%.db"))
+	if err := sqlstore.Migrate(tb.Context(), cfg); err != nil {
+		tb.Fatal(err)
 	}
-	s := open(t, cfg)
-	t.Cleanup(func() { closed(t, s) })
+	s := open(tb, cfg)
+	tb.Cleanup(func() { closed(tb, s) })
 	return s
 }
 
-func closed(t testing.TB, s *sqlstore.Store) {
-	t.Helper()
+func closed(tb testing.TB, s *sqlstore.Store) {
+	tb.Helper()
 	if err := s.Close(); err != nil {
-		t.Error(err)
+		tb.Error(err)
 	}
 }
 
 func TestSQLite(t *testing.T) {
-	storetest.Run(t, func(t testing.TB) store.Store { return openSQLite(t) })
+	storetest.Run(t, func(tb testing.TB) store.Store {
+		tb.Helper()
+		return openSQLite(tb)
+	})
 }
 
 // TestMySQL empties the database that STARLING_TEST_MYSQL_DSN names.
 func TestMySQL(t *testing.T) {
 	cfg := mysqlConfig(t)
-	storetest.Run(t, func(t testing.TB) store.Store {
-		dropAll(t, cfg)
-		if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
-			t.Fatal(err)
+	storetest.Run(t, func(tb testing.TB) store.Store {
+		tb.Helper()
+		dropAll(tb, cfg)
+		if err := sqlstore.Migrate(tb.Context(), cfg); err != nil {
+			tb.Fatal(err)
 		}
-		s := open(t, cfg)
-		t.Cleanup(func() { closed(t, s) })
+		s := open(tb, cfg)
+		tb.Cleanup(func() { closed(tb, s) })
 		return s
 	})
 }
 
-func mysqlConfig(t testing.TB) sqlstore.Config {
-	t.Helper()
+func mysqlConfig(tb testing.TB) sqlstore.Config {
+	tb.Helper()
 	dsn := os.Getenv("STARLING_TEST_MYSQL_DSN")
 	if dsn == "" {
-		t.Skip("STARLING_TEST_MYSQL_DSN is not set")
+		tb.Skip("STARLING_TEST_MYSQL_DSN is not set")
 	}
 	return sqlstore.Config{Driver: sqlstore.DriverMySQL, DSN: config.NewSecret(dsn)}
 }
 
-func dropAll(t testing.TB, cfg sqlstore.Config) {
-	t.Helper()
+func dropAll(tb testing.TB, cfg sqlstore.Config) {
+	tb.Helper()
 	db, err := sql.Open("mysql", cfg.DSN.Reveal())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
 	for _, name := range []string{
 		"meta", "conversations", "members", "messages", "outcomes", "refusals", "cursors", "log_partitions", "workers", "goose_db_version",
 	} {
-		if _, err := db.ExecContext(t.Context(), "DROP TABLE IF EXISTS "+name); err != nil {
-			t.Fatal(err)
+		if _, err := db.ExecContext(tb.Context(), "DROP TABLE IF EXISTS "+name); err != nil {
+			tb.Fatal(err)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (p *pool) stmt(ctx context.Context, text string) (*sql.Stmt, error) {
 	if p.stmts == nil {
 		return nil, sql.ErrConnDone
 	}
-	st, err := p.db.PrepareContext(ctx, text)
+	st, err := p.db.PrepareContext(ctx, text) //nolint:sqlclosecheck // kept till close
 	if err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
@@ -71,7 +71,7 @@ func (s *Store) query(ctx context.Context, st statement, scan func(r *sql.Rows) 
 		}
 		return each(rows, scan)
 	}
-	p, err := s.read.stmt(ctx, st.sql)
+	p, err := s.read.stmt(ctx, st.sql) //nolint:sqlclosecheck // kept till close
 	if err != nil {
 		return err
 	}
@@ -166,6 +166,9 @@ type writer struct {
 	db    *sql.DB
 	token chan struct{} // capacity 1; full: taken
 
+	check *checkpointer
+	pages int // written since the last checkpoint, roughly
+
 	conn  *sql.Conn // taken at the first write, kept
 	stmts map[string]*sql.Stmt
 }
@@ -214,7 +217,7 @@ func (w *writer) stmt(ctx context.Context, text string) (*sql.Stmt, error) {
 func (w *writer) query(ctx context.Context, list []statement, scan func(r *sql.Rows) error) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, st := range list {
-		p, err := w.stmt(ctx, st.sql)
+		p, err := w.stmt(ctx, st.sql) //nolint:sqlclosecheck // kept till close
 		if err != nil {
 			return err
 		}
@@ -232,7 +235,7 @@ func (w *writer) query(ctx context.Context, list []statement, scan func(r *sql.R
 func (w *writer) exec(ctx context.Context, list []statement) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, st := range list {
-		p, err := w.stmt(ctx, st.sql)
+		p, err := w.stmt(ctx, st.sql) //nolint:sqlclosecheck // kept till close
 		if err != nil {
 			return err
 		}
@@ -248,6 +251,14 @@ func (w *writer) commit(ctx context.Context, list []statement) error {
 		w.rollback(ctx)
 		return err
 	}
+	w.pages += 5
+	for _, st := range list {
+		w.pages += len(st.args) / 16
+	}
+	if w.pages > pagesAhead {
+		w.pages = 0
+		w.check.due()
+	}
 	<-w.token
 	return nil
 }
@@ -261,7 +272,7 @@ func (w *writer) rollback(ctx context.Context) {
 func (w *writer) close() error {
 	w.token <- struct{}{}
 	defer func() { <-w.token }()
-	var errs []error
+	errs := []error{w.check.close()}
 	for _, st := range w.stmts {
 		errs = append(errs, st.Close())
 	}

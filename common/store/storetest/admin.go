@@ -10,7 +10,8 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-func testPurge(t *testing.T, f *fixture) {
+func testPurge(f *fixture) {
+	t := f.t
 	turn := &store.Turn{}
 	for i := range int64(1500) {
 		key := store.OutcomeKey{Conv: "g:g", From: "a", ClientID: fmt.Sprint(i)}
@@ -28,7 +29,8 @@ func testPurge(t *testing.T, f *fixture) {
 	must(t, f.s.Purge(t.Context(), base+1400))
 }
 
-func testWorkers(t *testing.T, f *fixture) {
+func testWorkers(f *fixture) {
+	t := f.t
 	lease := func(owner string, now, until int64) (int, int64) {
 		t.Helper()
 		id, last, err := f.s.LeaseWorker(t.Context(), owner, now, until)
@@ -55,7 +57,8 @@ func testWorkers(t *testing.T, f *fixture) {
 	equal(t, "a lease is not shortened", last, int64(6000))
 }
 
-func testWorkersOut(t *testing.T, f *fixture) {
+func testWorkersOut(f *fixture) {
+	t := f.t
 	seen := make(map[int]bool)
 	for i := range store.WorkerIDs {
 		id, _, err := f.s.LeaseWorker(t.Context(), fmt.Sprint("owner-", i), 1000, int64(10_000+i))
@@ -77,7 +80,8 @@ func testWorkersOut(t *testing.T, f *fixture) {
 	}
 }
 
-func testLayout(t *testing.T, f *fixture) {
+func testLayout(f *fixture) {
+	t := f.t
 	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"a": 4, "b": 8}))
 	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"b": 8, "a": 4}))
 	if err := f.s.CheckLayout(t.Context(), map[string]int32{"a": 4, "b": 9, "c": 1}); !errors.Is(err, store.ErrLayout) {
@@ -93,7 +97,8 @@ func testLayout(t *testing.T, f *fixture) {
 	must(t, f.s.Ping(t.Context()))
 }
 
-func testLedger(t *testing.T, f *fixture) {
+func testLedger(f *fixture) {
+	t := f.t
 	b := f.claim(t, record.PartitionID{Topic: record.TopicMessages, Number: 1})
 	a := f.claim(t, record.PartitionID{Topic: record.TopicMessages, Number: 0})
 	equal(t, "partitions", got[[]store.PartitionState](t)(f.s.Partitions(t.Context())), []store.PartitionState{f.p, a, b})

@@ -6,14 +6,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"testing"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func testClaim(t *testing.T, f *fixture) {
+func testClaim(f *fixture) {
+	t := f.t
 	p := record.PartitionID{Topic: record.TopicMessages, Number: 1}
 	first := got[store.PartitionState](t)(f.s.Claim(t.Context(), p, "", 42))
 	equal(t, "first claim", first, store.PartitionState{PartitionID: p, Epoch: 1, Applied: -1, Counts: store.Counts{First: 42}})
@@ -25,12 +25,14 @@ func testClaim(t *testing.T, f *fixture) {
 	equal(t, "state", got[store.PartitionState](t)(f.s.State(t.Context(), p)), third)
 }
 
-func testNoState(t *testing.T, f *fixture) {
+func testNoState(f *fixture) {
+	t := f.t
 	_, err := f.s.State(t.Context(), record.PartitionID{Topic: "never", Number: 0})
 	notFound(t, "state", err)
 }
 
-func testGuard(t *testing.T, f *fixture) {
+func testGuard(f *fixture) {
+	t := f.t
 	add := store.Counts{Stored: 1, Updates: 2, Commands: 3, Repeats: 4, Refused: 5, SetAside: 6}
 	move := store.PartitionMove{PartitionID: f.p.PartitionID, Epoch: 1, From: -1, To: 20, Add: add}
 	fenced := got[[]record.PartitionID](t)(f.s.Commit(t.Context(), &store.Turn{Partitions: []store.PartitionMove{move}}))
@@ -44,7 +46,8 @@ func testGuard(t *testing.T, f *fixture) {
 	equal(t, "state", f.state(t), want)
 }
 
-func testZombie(t *testing.T, f *fixture) {
+func testZombie(f *fixture) {
+	t := f.t
 	zombie := *f
 	f.claim(t, f.p.PartitionID)
 	c := &store.Conversation{Conv: "g:zombie", MaxSeq: 1}
@@ -64,7 +67,8 @@ func testZombie(t *testing.T, f *fixture) {
 	equal(t, "applied", f.state(t).Applied, int64(-1))
 }
 
-func testFencedOne(t *testing.T, f *fixture) {
+func testFencedOne(f *fixture) {
+	t := f.t
 	other := f.claim(t, record.PartitionID{Topic: record.TopicMessages, Number: 9})
 	never := record.PartitionID{Topic: record.TopicMessages, Number: 10}
 	moves := []store.PartitionMove{
@@ -80,7 +84,8 @@ func testFencedOne(t *testing.T, f *fixture) {
 	equal(t, "it moved", got[store.PartitionState](t)(f.s.State(t.Context(), other.PartitionID)).Applied, int64(5))
 }
 
-func testAmbiguous(t *testing.T, f *fixture) {
+func testAmbiguous(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a")
 	turn := &store.Turn{Conversations: []*store.Conversation{c}}
 	f.say(c, turn, "a", 1)
@@ -93,7 +98,8 @@ func testAmbiguous(t *testing.T, f *fixture) {
 	equal(t, "state tells", f.state(t).Applied, f.p.Applied)
 }
 
-func testIDs(t *testing.T, f *fixture) {
+func testIDs(f *fixture) {
+	t := f.t
 	var list []*store.Conversation
 	for i := range 70 {
 		list = append(list, &store.Conversation{Conv: wire.GroupConv(wire.GroupID(fmt.Sprint("g", i))), MaxSeq: int64(i)})
@@ -122,7 +128,8 @@ func testIDs(t *testing.T, f *fixture) {
 	equal(t, "id after a failure", again.ID, int64(0))
 }
 
-func testAtomic(t *testing.T, f *fixture) {
+func testAtomic(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a")
 	before := f.state(t)
 	head := *c
@@ -158,7 +165,8 @@ func testAtomic(t *testing.T, f *fixture) {
 	deterministic(t, "a seq twice in one turn", f.try(t.Context(), &store.Turn{Rows: []store.ConvRow{{Conv: c, Row: same}, {Conv: c, Row: same}}}))
 }
 
-func testLimits(t *testing.T, f *fixture) {
+func testLimits(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a")
 	long := strings.Repeat("x", 65)
 	row := func(change func(r *store.Row)) *store.Turn {
@@ -187,22 +195,23 @@ func testLimits(t *testing.T, f *fixture) {
 	}))
 }
 
-func testCancelled(t *testing.T, f *fixture) {
+func testCancelled(f *fixture) {
+	t := f.t
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := f.try(ctx, &store.Turn{})
 	if err == nil {
 		t.Fatal("committed under a cancelled context")
 	}
-	var d *store.DeterministicError
-	if asDeterministic(err, &d) {
+	if isDeterministic(err) {
 		t.Errorf("got %v, which would set records aside", err)
 	}
 	equal(t, "state", f.state(t).Applied, int64(-1))
 	f.commit(t, &store.Turn{})
 }
 
-func testMembers(t *testing.T, f *fixture) {
+func testMembers(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "b", "a", "c")
 	f.member(t, c, store.Member{User: "c", JoinedSeq: 1, LeftSeq: 4})
 	f.member(t, c, store.Member{User: "c", JoinedSeq: 7, Role: store.RoleAdmin, MutedUntil: 99})
@@ -225,7 +234,8 @@ func testMembers(t *testing.T, f *fixture) {
 	notFound(t, "no group", err)
 }
 
-func testOutcomes(t *testing.T, f *fixture) {
+func testOutcomes(f *fixture) {
+	t := f.t
 	key := func(id string) store.OutcomeKey { return store.OutcomeKey{Conv: "g:g", From: "a", ClientID: id} }
 	outcome := func(id string, ts int64) store.Outcome {
 		f.ids++
@@ -255,7 +265,8 @@ func testOutcomes(t *testing.T, f *fixture) {
 	equal(t, "newest of outcomes", found[key("1")], later)
 }
 
-func testConcurrent(t *testing.T, f *fixture) {
+func testConcurrent(f *fixture) {
+	t := f.t
 	const turns = 20
 	other := *f
 	other.ids = 500_000
@@ -289,7 +300,8 @@ func testConcurrent(t *testing.T, f *fixture) {
 	}
 }
 
-func testLarge(t *testing.T, f *fixture) {
+func testLarge(f *fixture) {
+	t := f.t
 	const n = 777
 	c := f.group(t, "g", "a")
 	turn := &store.Turn{Conversations: []*store.Conversation{c}}

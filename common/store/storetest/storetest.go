@@ -22,7 +22,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 	t.Helper()
 	for _, c := range []struct {
 		name string
-		test func(t *testing.T, f *fixture)
+		test func(f *fixture)
 	}{
 		{"claim raises the epoch and keeps the rest", testClaim},
 		{"state before the first claim is not found", testNoState},
@@ -66,7 +66,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"large turns", testLarge},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.test(t, newFixture(t, open(t)))
+			c.test(newFixture(t, open(t)))
 		})
 	}
 }
@@ -76,6 +76,7 @@ const base = int64(1_794_000_000_000)
 
 // fixture is a store with the owner of one partition.
 type fixture struct {
+	t   *testing.T
 	s   store.Store
 	p   store.PartitionState
 	ids wire.MsgID
@@ -83,7 +84,7 @@ type fixture struct {
 
 func newFixture(t *testing.T, s store.Store) *fixture {
 	t.Helper()
-	f := &fixture{s: s, ids: 1000}
+	f := &fixture{t: t, s: s, ids: 1000}
 	f.p = f.claim(t, record.PartitionID{Topic: record.TopicGroups, Number: 3})
 	return f
 }
@@ -222,10 +223,14 @@ func notFound(t *testing.T, what string, err error) {
 
 func deterministic(t *testing.T, what string, err error) {
 	t.Helper()
-	var d *store.DeterministicError
-	if !errors.As(err, &d) {
+	if !isDeterministic(err) {
 		t.Errorf("%s: got %v, want a DeterministicError", what, err)
 	}
+}
+
+func isDeterministic(err error) bool {
+	_, ok := errors.AsType[*store.DeterministicError](err)
+	return ok
 }
 
 func seqs(rows []store.Row) []int64 {

@@ -1,18 +1,15 @@
 package storetest
 
 import (
-	"errors"
 	"fmt"
 	"strings"
-	"testing"
 
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func asDeterministic(err error, d **store.DeterministicError) bool { return errors.As(err, d) }
-
-func testRows(t *testing.T, f *fixture) {
+func testRows(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a")
 	other := f.group(t, "h", "a")
 	f.saying(t, c, "a", 5)
@@ -27,7 +24,8 @@ func testRows(t *testing.T, f *fixture) {
 	notFound(t, "in another conversation", err)
 }
 
-func testRowColumns(t *testing.T, f *fixture) {
+func testRowColumns(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a")
 	message := store.Row{
 		Seq: 2, Kind: store.KindMessage, ID: 1<<62 + 1, From: "a", Type: wire.TypeImage, Content: `{"u":1}`, TS: base, ClientID: "c!~",
@@ -42,7 +40,8 @@ func testRowColumns(t *testing.T, f *fixture) {
 	equal(t, "by id: the message", got[store.Row](t)(f.s.RowByID(t.Context(), c.ID, message.ID)), message)
 }
 
-func testHeads(t *testing.T, f *fixture) {
+func testHeads(f *fixture) {
+	t := f.t
 	c := &store.Conversation{
 		Conv: "g:g", MaxSeq: 1 << 40, MinSeq: 3, LastTS: base, LastMsg: 1<<40 - 1,
 		Group: &store.Group{Name: "Stäre 🐦", Description: strings.Repeat("d", 2000), Owner: "a", Members: 12, MutedUntil: base, Dismissed: true},
@@ -62,7 +61,8 @@ func testHeads(t *testing.T, f *fixture) {
 	equal(t, "renamed", got[*store.Conversation](t)(f.s.Conversation(t.Context(), "g:g")), c)
 }
 
-func testBytes(t *testing.T, f *fixture) {
+func testBytes(f *fixture) {
+	t := f.t
 	users := []wire.UserID{"A", "a", "a ", "ä", "b"}
 	convs := make(map[wire.UserID]*store.Conversation)
 	for _, u := range users {
@@ -92,7 +92,8 @@ func sorted(a, b wire.GroupID) []wire.GroupID {
 	return []wire.GroupID{a, b}
 }
 
-func testContent(t *testing.T, f *fixture) {
+func testContent(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a")
 	turn := &store.Turn{}
 	contents := []string{"", " trailing ", "🐦🐦 4 bytes", "a\x00b", "\x00", "quote ' \" \\ ; ? -- %s", "line\r\nfeed", strings.Repeat("🐦", 4096)}
@@ -107,7 +108,8 @@ func testContent(t *testing.T, f *fixture) {
 	}
 }
 
-func testTimeline(t *testing.T, f *fixture) {
+func testTimeline(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a")
 	f.saying(t, c, "a", 9)
 	update := f.row(11, "a", "", "")
@@ -134,7 +136,8 @@ func testTimeline(t *testing.T, f *fixture) {
 	equal(t, "without bodies", bare, full)
 }
 
-func testIntervals(t *testing.T, f *fixture) {
+func testIntervals(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a", "b")
 	f.saying(t, c, "a", 11) // seqs 1..12
 	f.member(t, c, store.Member{User: "b", JoinedSeq: 1, LeftSeq: 4})
@@ -160,7 +163,8 @@ func testIntervals(t *testing.T, f *fixture) {
 	equal(t, "unread in all intervals", list[0].Unread, int64(8)) // but for the system message
 }
 
-func testTouching(t *testing.T, f *fixture) {
+func testTouching(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a", "b")
 	f.saying(t, c, "a", 5)
 	f.member(t, c, store.Member{User: "b", JoinedSeq: 1, LeftSeq: 3})
@@ -171,7 +175,8 @@ func testTouching(t *testing.T, f *fixture) {
 	equal(t, "unread", got[[]store.UserConv](t)(f.s.UserConversations(t.Context(), "b", "d", "", 10, true))[0].Unread, int64(5))
 }
 
-func testHistory(t *testing.T, f *fixture) {
+func testHistory(f *fixture) {
+	t := f.t
 	c := f.private(t, "a", "b", 4)
 	update := f.row(5, "a", "", "")
 	update.Kind, update.TargetSeq = store.KindUpdate, 2
@@ -191,7 +196,8 @@ func testHistory(t *testing.T, f *fixture) {
 	equal(t, "a stranger", page("x", 0, 0, 10), []int64{})
 }
 
-func testRecall(t *testing.T, f *fixture) {
+func testRecall(f *fixture) {
+	t := f.t
 	c := f.private(t, "a", "b", 3)
 	update := f.row(4, "a", "", "")
 	update.Kind, update.TargetSeq, update.Status = store.KindUpdate, 2, wire.StatusRecalled
@@ -213,7 +219,8 @@ func testRecall(t *testing.T, f *fixture) {
 	equal(t, "last is a message", list[0].Last.Seq, int64(3))
 }
 
-func testContents(t *testing.T, f *fixture) {
+func testContents(f *fixture) {
+	t := f.t
 	c := f.private(t, "a", "b", 3)
 	update := f.row(4, "a", "", "x")
 	update.Kind, update.TargetSeq = store.KindUpdate, 2

@@ -7,7 +7,8 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-func testGroupsOf(t *testing.T, f *fixture) {
+func testGroupsOf(f *fixture) {
+	t := f.t
 	f.private(t, "a", "b", 1)
 	f.group(t, "z", "a")
 	left := f.group(t, "left", "b", "a")
@@ -20,7 +21,8 @@ func testGroupsOf(t *testing.T, f *fixture) {
 	equal(t, "of nobody", len(got[[]wire.GroupID](t)(f.s.GroupsOf(t.Context(), "x"))), 0)
 }
 
-func testMemberPages(t *testing.T, f *fixture) {
+func testMemberPages(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "d", "b", "a", "c", "e")
 	f.member(t, c, store.Member{User: "c", JoinedSeq: 1, LeftSeq: 2})
 	page := func(after wire.UserID, limit int) []wire.UserID {
@@ -43,7 +45,8 @@ func (f *fixture) move(t *testing.T, moves ...store.CursorMove) []store.CursorSt
 	return got[[]store.CursorState](t)(f.s.MoveCursors(t.Context(), moves))
 }
 
-func testCursorsGrow(t *testing.T, f *fixture) {
+func testCursorsGrow(f *fixture) {
+	t := f.t
 	c := f.private(t, "a", "b", 10)
 	move := func(d wire.DeviceID, delivered, read int64) store.CursorState {
 		t.Helper()
@@ -74,7 +77,8 @@ func testCursorsGrow(t *testing.T, f *fixture) {
 	equal(t, "as the peer sees it", [4]int64{peer.PeerDelivered, peer.PeerRead, peer.Delivered, peer.Read}, [4]int64{8, 7, 0, 0})
 }
 
-func testCursorsClamp(t *testing.T, f *fixture) {
+func testCursorsClamp(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a", "b")
 	f.saying(t, c, "a", 9)
 	state := func(u wire.UserID, delivered, read int64) []store.CursorState {
@@ -92,7 +96,8 @@ func testCursorsClamp(t *testing.T, f *fixture) {
 	equal(t, "nothing", len(f.move(t)), 0)
 }
 
-func testCursorsAddUp(t *testing.T, f *fixture) {
+func testCursorsAddUp(f *fixture) {
+	t := f.t
 	c, other := f.private(t, "a", "b", 10), f.private(t, "a", "c", 10)
 	list := f.move(t,
 		store.CursorMove{User: "b", Device: "1", Conv: c.Conv, Delivered: 4},
@@ -106,7 +111,8 @@ func testCursorsAddUp(t *testing.T, f *fixture) {
 	})
 }
 
-func testReceipts(t *testing.T, f *fixture) {
+func testReceipts(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a", "b", "c", "d")
 	f.saying(t, c, "a", 9)
 	f.move(t,
@@ -123,7 +129,8 @@ func testReceipts(t *testing.T, f *fixture) {
 	equal(t, "no group", len(got[[]store.CursorState](t)(f.s.Receipts(t.Context(), "g:none", "", 3))), 0)
 }
 
-func testUserConversations(t *testing.T, f *fixture) {
+func testUserConversations(f *fixture) {
+	t := f.t
 	f.private(t, "b", "c", 2)
 	p := f.private(t, "a", "b", 2)
 	g := f.group(t, "g", "b", "a")
@@ -154,7 +161,8 @@ func testUserConversations(t *testing.T, f *fixture) {
 	equal(t, "notes to oneself", [4]int64{int64(len(notes)), notes[0].Unread, notes[0].Read, notes[0].PeerRead}, [4]int64{1, 0, 1, 1})
 }
 
-func testUnread(t *testing.T, f *fixture) {
+func testUnread(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a", "b") // 1 is a system message
 	f.saying(t, c, "a", 6)         // 2..7
 	f.saying(t, c, "b", 2)         // 8..9
@@ -175,7 +183,8 @@ func testUnread(t *testing.T, f *fixture) {
 	equal(t, "all read", unread("b"), int64(0))
 }
 
-func testLast(t *testing.T, f *fixture) {
+func testLast(f *fixture) {
+	t := f.t
 	c := f.group(t, "g", "a", "b")
 	f.saying(t, c, "a", 9)
 	f.member(t, c, store.Member{User: "b", JoinedSeq: 1, LeftSeq: 4})
@@ -197,7 +206,8 @@ func testLast(t *testing.T, f *fixture) {
 	equal(t, "nothing said", list[0].Last == nil, true)
 }
 
-func testRefusals(t *testing.T, f *fixture) {
+func testRefusals(f *fixture) {
+	t := f.t
 	turn := &store.Turn{}
 	var want []wire.Refused
 	for i := range int64(5) {

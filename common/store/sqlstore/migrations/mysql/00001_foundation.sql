@@ -37,7 +37,7 @@ CREATE TABLE members (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 
 -- A message shows its present state; the month of ts is there for the native
--- partitions of MySQL.
+-- partitions of MySQL. The index on id grows at its end, as ids do.
 CREATE TABLE messages (
     conv_id BIGINT NOT NULL,
     seq BIGINT NOT NULL,
@@ -55,7 +55,7 @@ CREATE TABLE messages (
     target_seq BIGINT NOT NULL,
     version BIGINT NOT NULL,
     PRIMARY KEY (conv_id, seq, month),
-    KEY messages_id (conv_id, id)
+    KEY messages_id (id)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4
 PARTITION BY RANGE (month) (
     PARTITION p0 VALUES LESS THAN (202601),

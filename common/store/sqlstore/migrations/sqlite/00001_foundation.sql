@@ -39,7 +39,7 @@ CREATE TABLE members (
 CREATE INDEX members_user ON members (user, conv_id);
 
 -- A message shows its present state; the month of ts is there for the native
--- partitions of MySQL.
+-- partitions of MySQL. The index on id grows at its end, as ids do.
 CREATE TABLE messages (
     conv_id INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -59,7 +59,7 @@ CREATE TABLE messages (
     PRIMARY KEY (conv_id, seq)
 ) WITHOUT ROWID;
 
-CREATE INDEX messages_id ON messages (conv_id, id);
+CREATE INDEX messages_id ON messages (id);
 
 -- The verdict on the first record under a client_id, unique within a day.
 CREATE TABLE outcomes (
