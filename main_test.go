@@ -79,7 +79,7 @@ func TestBadInput(t *testing.T) {
 			env:  []string{"STARLING_NO_SUCH=1", "STARLING_APP_STOP_BUDGET=never"},
 			args: []string{"-config", file, "-job.no-such=1"},
 			want: []string{
-				"starling: edge.listen_adr: ", "starling: log.level: ", "starling: STARLING_NO_SUCH: ",
+				"starling: edge.listen-adr: ", "starling: log.level: ", "starling: STARLING_NO_SUCH: ",
 				"starling: app.stop-budget: ", "starling: job.no-such: ",
 			},
 		},
@@ -100,7 +100,7 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("exit code %d, want 2; stdout %q", code, stdout)
 			}
 			for _, want := range tc.want {
-				if !strings.Contains(strings.ReplaceAll(stderr, "-", "-"), want) && !strings.Contains(strings.ReplaceAll(stderr, "listen-adr", "listen_adr"), want) {
+				if !strings.Contains(stderr, want) {
 					t.Errorf("%q is missing in:\n%s", want, stderr)
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -114,8 +115,8 @@ func TestOrder(t *testing.T) {
 					want = append(want, "start "+n)
 				}
 				for _, phase := range []string{"drain", "stop"} {
-					for i := len(names) - 1; i >= 0; i-- {
-						want = append(want, phase+" "+names[i])
+					for _, n := range slices.Backward(names) {
+						want = append(want, phase+" "+n)
 					}
 				}
 				if diff := cmp.Diff(strings.Join(want, ", "), j.String()); diff != "" {

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -43,14 +44,7 @@ type plan struct {
 	need     backends
 }
 
-func (p plan) runs(tier string) bool {
-	for _, t := range p.tiers {
-		if t == tier {
-			return true
-		}
-	}
-	return false
-}
+func (p plan) runs(tier string) bool { return slices.Contains(p.tiers, tier) }
 
 // decide says what to run. Embedded is for target all without any address:
 // half an installation is a mistake, not a wish.
