@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -179,7 +180,7 @@ func child(dir string) int {
 	out := bufio.NewWriterSize(os.Stdout, 0)
 	adm := kadm.NewClient(c)
 	for i := 0; ; i++ {
-		p := int32(i % 4) //nolint:gosec // below 4
+		p := int32(i % 4)
 		c.Produce(ctx, &kgo.Record{Topic: record.TopicMessages, Partition: p, Value: fmt.Appendf(nil, "%d-%d", os.Getpid(), i)}, func(r *kgo.Record, err error) {
 			if err == nil {
 				_, err = fmt.Fprintf(out, "%d %d %s\n", r.Partition, r.Offset, r.Value)
@@ -247,7 +248,7 @@ func TestKill(t *testing.T) {
 // runAndKill starts the child, takes n lines of it and kills it.
 func runAndKill(t *testing.T, dir string, n int, all map[acked]string) (committed int64) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -290,10 +291,7 @@ func readAll(t *testing.T, s *embedded.Services, want map[acked]string) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	left := make(map[acked]string, len(want))
-	for k, v := range want {
-		left[k] = v
-	}
+	left := maps.Clone(want)
 	for len(left) > 0 {
 		fs := c.PollFetches(ctx)
 		if err := fs.Err(); err != nil {
@@ -313,7 +311,7 @@ func readAll(t *testing.T, s *embedded.Services, want map[acked]string) {
 // the living one.
 func TestKilledOwner(t *testing.T) {
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {

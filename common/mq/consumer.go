@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -64,7 +65,7 @@ func newConsumer(cfg Config, group string, topics []string, log *zap.Logger, reg
 		return nil, err
 	}
 	m := cfg.base()
-	for k, v := range (kafka.ConfigMap{
+	maps.Copy(m, kafka.ConfigMap{
 		"group.id":                      group,
 		"enable.auto.commit":            true, // of what StoreOffsets was given, nothing else
 		"enable.auto.offset.store":      false,
@@ -80,9 +81,7 @@ func newConsumer(cfg Config, group string, topics []string, log *zap.Logger, reg
 		"fetch.error.backoff.ms":        100,
 		"queued.min.messages":           10 * cfg.BatchMessages,
 		"queued.max.messages.kbytes":    16 << 10,
-	}) {
-		m[k] = v
-	}
+	})
 	c, err := kafka.NewConsumer(&m)
 	if err != nil {
 		return nil, fmt.Errorf("make kafka consumer of group %s: %w", group, err)

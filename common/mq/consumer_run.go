@@ -164,8 +164,7 @@ func (r *run) poll(wait time.Duration) bool {
 		return false
 	case *kafka.Message:
 		if ev.TopicPartition.Error != nil {
-			var ke kafka.Error
-			if errors.As(ev.TopicPartition.Error, &ke) {
+			if ke, ok := errors.AsType[kafka.Error](ev.TopicPartition.Error); ok {
 				r.fault(ke)
 			}
 			return true
@@ -200,12 +199,9 @@ func (r *run) fault(e kafka.Error) {
 // rebalance is librdkafka's callback, from inside Poll and so on Run's
 // goroutine.
 func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
-	if r.over {
-		return nil
-	}
 	switch ev := ev.(type) {
 	case kafka.AssignedPartitions:
-		if r.ctx.Err() != nil { // on the way out: they come back at once
+		if r.ending() { // the client takes them, and they go back at once
 			return nil
 		}
 		r.join()
@@ -213,12 +209,17 @@ func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 			r.err = errors.Join(r.err, err)
 		}
 	case kafka.RevokedPartitions:
+		if r.over {
+			return nil
+		}
 		lost := r.c.AssignmentLost()
 		r.join()
 		r.revoked(ev.Partitions, lost)
 	}
 	return nil
 }
+
+func (r *run) ending() bool { return r.over || r.ctx.Err() != nil }
 
 func (r *run) assigned(tps []kafka.TopicPartition) error {
 	if len(tps) == 0 {

@@ -159,6 +159,12 @@ func (l *ledger) count() int {
 	return n
 }
 
+func (l *ledger) entries(p record.PartitionID) []record.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.got[p])
+}
+
 func (l *ledger) values(p record.PartitionID) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -249,6 +255,18 @@ func (o *owner) Messages(ctx context.Context, ms []record.Entry) error {
 	return nil
 }
 
+func (o *owner) seen() []mq.Assignment {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.as)
+}
+
+func (o *owner) wasLost() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lost
+}
+
 func (o *owner) count() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -323,7 +341,7 @@ func TestOrderAndTimestamps(t *testing.T) {
 		if d := cmp.Diff(numbers(fmt.Sprintf("%d-", q), 0, n), o.ledger.values(part(q))); d != "" {
 			t.Errorf("partition %d: %s", q, d)
 		}
-		if e := o.ledger.got[part(q)][7]; e.TS != before+7 || e.Offset != 7 {
+		if e := o.ledger.entries(part(q))[7]; e.TS != before+7 || e.Offset != 7 {
 			t.Errorf("entry %v offset %d has time %d, not %d", e.PartitionID, e.Offset, e.TS, before+7)
 		}
 	}
@@ -350,8 +368,8 @@ func TestAssignment(t *testing.T) {
 	second := &owner{ledger: first.ledger}
 	join(t, b.config(), second)
 	eventually(t, "read on", func() bool { return second.ledger.count() == 4 })
-	for _, a := range second.as {
-		want := mq.Assignment{PartitionID: a.PartitionID, TopicID: first.as[0].TopicID, Committed: -1}
+	for _, a := range second.seen() {
+		want := mq.Assignment{PartitionID: a.PartitionID, TopicID: first.seen()[0].TopicID, Committed: -1}
 		if a.Number == 1 {
 			want.Committed, want.High = 3, 4
 		}
@@ -359,7 +377,7 @@ func TestAssignment(t *testing.T) {
 			t.Errorf("%v: %s", a.PartitionID, d)
 		}
 	}
-	if id := first.as[0].TopicID; len(id) < 16 || strings.Trim(id, "A=") == "" {
+	if id := first.seen()[0].TopicID; len(id) < 16 || strings.Trim(id, "A=") == "" {
 		t.Errorf("topic id is %q", id)
 	}
 }
@@ -389,8 +407,8 @@ func TestTopicID(t *testing.T) {
 	again := &owner{}
 	join(t, cfg, again)
 	eventually(t, "assigned again", func() bool { return again.count() == 4 })
-	if o.as[0].TopicID == again.as[0].TopicID {
-		t.Errorf("both topics have id %s", o.as[0].TopicID)
+	if o.seen()[0].TopicID == again.seen()[0].TopicID {
+		t.Errorf("both topics have id %s", o.seen()[0].TopicID)
 	}
 }
 
@@ -413,7 +431,7 @@ func TestCommitGrows(t *testing.T) {
 	next := &owner{ledger: o.ledger}
 	join(t, b.config(), next)
 	eventually(t, "assigned", func() bool { return next.count() == 4 })
-	for _, a := range next.as {
+	for _, a := range next.seen() {
 		if a.Number == 0 && a.Committed != 8 {
 			t.Errorf("committed %d, not 8", a.Committed)
 		}
@@ -476,7 +494,7 @@ func TestRebalance(t *testing.T) {
 			t.Errorf("partition %d: %s", q, d)
 		}
 	}
-	if a.lost || c.lost {
+	if a.wasLost() || c.wasLost() {
 		t.Error("partitions were lost in an orderly rebalance")
 	}
 }
@@ -503,7 +521,7 @@ func TestOwnerFails(t *testing.T) {
 	produce(t, newProducer(t, b.config()), part(0), "a")
 	o := &owner{fail: errors.New("broken")}
 	leave := join(t, b.config(), o)
-	eventually(t, "let go", func() bool { return len(o.as) > 0 && o.count() == 0 })
+	eventually(t, "let go", func() bool { return len(o.seen()) > 0 && o.count() == 0 })
 	if err := leave(); !errors.Is(err, o.fail) {
 		t.Errorf("Run ended with %v", err)
 	}
@@ -529,8 +547,8 @@ func TestBlockedOwner(t *testing.T) {
 	if d := cmp.Diff(numbers("", 0, 100), o.ledger.values(part(0))); d != "" {
 		t.Error(d)
 	}
-	if len(o.as) != 4 || o.lost {
-		t.Errorf("assigned %d times, lost %v", len(o.as), o.lost)
+	if len(o.seen()) != 4 || o.wasLost() {
+		t.Errorf("assigned %d times, lost %v", len(o.seen()), o.wasLost())
 	}
 }
 

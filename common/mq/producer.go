@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -45,10 +46,9 @@ type producer struct {
 	log *zap.Logger
 	m   *producerMetrics
 
-	mu     sync.RWMutex // held for reading while producing: cur is not replaced under a call
-	cur    *kafka.Producer
-	why    error // why cur is nil
-	closed bool
+	mu  sync.RWMutex // held for reading while producing: cur is not replaced under a call
+	cur *kafka.Producer
+	why error // why cur is nil
 
 	flight  sync.Mutex
 	pending map[*pending]struct{}
@@ -91,7 +91,7 @@ func newProducer(ctx context.Context, cfg Config, log *zap.Logger, reg prometheu
 
 func (p *producer) open() (*kafka.Producer, error) {
 	m := p.cfg.base()
-	for k, v := range (kafka.ConfigMap{
+	maps.Copy(m, kafka.ConfigMap{
 		"acks":                         "all",
 		"enable.idempotence":           true,
 		"message.timeout.ms":           int(p.cfg.MessageTimeout.Milliseconds()),
@@ -106,9 +106,7 @@ func (p *producer) open() (*kafka.Producer, error) {
 		"go.delivery.report.fields":    "none",
 		"go.events.channel.size":       10_000,
 		"go.produce.channel.size":      1,
-	}) {
-		m[k] = v
-	}
+	})
 	c, err := kafka.NewProducer(&m)
 	if err != nil {
 		return nil, fmt.Errorf("make kafka producer for %v: %w", []string(p.cfg.Brokers), err)
@@ -290,7 +288,7 @@ func (p *producer) reopen(ctx context.Context) *kafka.Producer {
 }
 
 // Partitions implements Producer: the number that EnsureTopics has checked.
-func (p *producer) Partitions(string) int32 { return int32(p.cfg.Partitions) } //nolint:gosec // Validate bounds it
+func (p *producer) Partitions(string) int32 { return int32(p.cfg.Partitions) }
 
 // Flush implements Producer.
 func (p *producer) Flush(ctx context.Context) error {

@@ -85,7 +85,7 @@ func startLeaser(t *testing.T) *leaserTest {
 	lt.leaser = registry.NewLeaser(lt.fake, func() registry.Lease {
 		return registry.Lease{Tier: registry.TierEdge, Server: "e", Epoch: 100}
 	}, 0, registry.LeaserCallbacks{
-		OnLapse:        func(e uint64) { lt.event("lapse " + wire.MsgID(e).String()) }, //nolint:gosec // small
+		OnLapse:        func(e uint64) { lt.event("lapse " + wire.MsgID(e).String()) },
 		OnUnknownIndex: func() { lt.event("unknown") },
 		OnDown: func(err error) {
 			if !errors.Is(err, errDown) {

@@ -63,7 +63,7 @@ func New(cfg Config, log *zap.Logger, reg prometheus.Registerer) (*Redis, error)
 		Name:    "redis",
 		Timeout: cfg.BreakFor,
 		ReadyToTrip: func(n gobreaker.Counts) bool {
-			return n.ConsecutiveFailures >= uint32(cfg.BreakAfter) //nolint:gosec // Validate: at least 1
+			return n.ConsecutiveFailures >= uint32(cfg.BreakAfter)
 		},
 		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
 		OnStateChange: func(_ string, from, to gobreaker.State) {

@@ -203,16 +203,12 @@ func settle(mine, all []Route, live *leaseCache) (stood []Route, gone []string) 
 	return stood, gone
 }
 
-// DropRoute implements Index. The route is compared whole, so it must be the
-// one given to PutRoutes.
+// DropRoute implements Index.
 func (r *Redis) DropRoute(ctx context.Context, u wire.UserID, rt Route) error {
 	return r.do(ctx, "drop_route", func(ctx context.Context) error {
-		return dropRoute.Run(ctx, r.c, []string{r.connKey(u)}, connField(rt.Conn), string(rt.Server), strconv.FormatUint(rt.Epoch, 10)).Err()
+		return r.script(ctx, routeIfEpoch, r.connKey(u), connField(rt.Conn), string(rt.Server), strconv.FormatUint(rt.Epoch, 10))
 	})
 }
-
-// dropRoute deletes a connection's route of this server and epoch.
-var dropRoute = redis.NewScript(`local v=redis.call('HGET',KEYS[1],ARGV[1]) if not v then return 0 end local t=cjson.decode(v) if t.server==ARGV[2] and t.epoch==tonumber(ARGV[3]) then return redis.call('HDEL',KEYS[1],ARGV[1]) end return 0`) //nolint:gochecknoglobals // a constant
 
 // AddGroupEdge implements Index.
 func (r *Redis) AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error) {
@@ -235,7 +231,7 @@ func (r *Redis) AddGroupEdge(ctx context.Context, server wire.ServerID, groups [
 // DropGroupEdge implements Index.
 func (r *Redis) DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error {
 	return r.do(ctx, "drop_group_edge", func(ctx context.Context) error {
-		return fieldIfEqual.Run(ctx, r.c, []string{r.edgesKey(g)}, string(server), strconv.FormatInt(n, 10)).Err()
+		return r.script(ctx, fieldIfEqual, r.edgesKey(g), string(server), strconv.FormatInt(n, 10))
 	})
 }
 

@@ -34,14 +34,23 @@ func (r *Redis) genKey(tier string) string { return r.key("leases", tier) + ":ge
 func (r *Redis) sentinelKey() string       { return r.cfg.Prefix + "sentinel" }
 func (r *Redis) announcedKey() string      { return r.cfg.Prefix + "announced" }
 
-// Scripts, for what is rare. Each has one key.
-var ( //nolint:gochecknoglobals // constants; redis.NewScript only computes a hash
-	deleteIfEqual = redis.NewScript(`if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0`)
+// Scripts that compare and delete, for what is rare. Each has one key.
+const (
+	deleteIfEqual = `if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0`
 	// fieldIfEqual deletes a field of a hash that has this value.
-	fieldIfEqual = redis.NewScript(`if redis.call('HGET',KEYS[1],ARGV[1])==ARGV[2] then return redis.call('HDEL',KEYS[1],ARGV[1]) end return 0`)
+	fieldIfEqual = `if redis.call('HGET',KEYS[1],ARGV[1])==ARGV[2] then return redis.call('HDEL',KEYS[1],ARGV[1]) end return 0`
 	// leaseIfEpoch deletes a lease of this epoch.
-	leaseIfEpoch = redis.NewScript(`local v=redis.call('GET',KEYS[1]) if v and cjson.decode(v).epoch==tonumber(ARGV[1]) then return redis.call('DEL',KEYS[1]) end return 0`)
+	leaseIfEpoch = `local v=redis.call('GET',KEYS[1])
+if v and cjson.decode(v).epoch==tonumber(ARGV[1]) then return redis.call('DEL',KEYS[1]) end return 0`
+	// routeIfEpoch deletes a connection's route of this server and epoch.
+	routeIfEpoch = `local v=redis.call('HGET',KEYS[1],ARGV[1]) if not v then return 0 end
+local t=cjson.decode(v)
+if t.server==ARGV[2] and t.epoch==tonumber(ARGV[3]) then return redis.call('HDEL',KEYS[1],ARGV[1]) end return 0`
 )
+
+func (r *Redis) script(ctx context.Context, src, key string, args ...any) error {
+	return redis.NewScript(src).Run(ctx, r.c, []string{key}, args...).Err()
+}
 
 // Renew implements Leases. Where there is one master its run id is read too:
 // another one than the sentinel's means that Redis began anew, perhaps with
@@ -107,7 +116,7 @@ func (r *Redis) sameRun(ctx context.Context, sentinel string) (bool, error) {
 	if err := r.c.Del(ctx, r.announcedKey()).Err(); err != nil {
 		return false, err
 	}
-	return false, deleteIfEqual.Run(ctx, r.c, []string{r.sentinelKey()}, sentinel).Err()
+	return false, r.script(ctx, deleteIfEqual, r.sentinelKey(), sentinel)
 }
 
 // runID returns the master's run id, "-" where it has none to tell (Cluster:
@@ -118,9 +127,8 @@ func (r *Redis) runID(ctx context.Context) (string, error) {
 	}
 	info, err := r.c.Info(ctx, "server").Result()
 	if err != nil {
-		var re redis.Error
-		if errors.As(err, &re) {
-			return "-", nil //nolint:nilerr // the server answered, it knows no such section
+		if _, answered := errors.AsType[redis.Error](err); answered { // it knows no such section
+			return "-", nil
 		}
 		return "", err
 	}
@@ -135,7 +143,7 @@ func (r *Redis) runID(ctx context.Context) (string, error) {
 // Release implements Leases.
 func (r *Redis) Release(ctx context.Context, l Lease) error {
 	return r.do(ctx, "release", func(ctx context.Context) error {
-		return leaseIfEpoch.Run(ctx, r.c, []string{r.leaseKey(l.Tier, l.Server)}, strconv.FormatUint(l.Epoch, 10)).Err()
+		return r.script(ctx, leaseIfEpoch, r.leaseKey(l.Tier, l.Server), strconv.FormatUint(l.Epoch, 10))
 	})
 }
 

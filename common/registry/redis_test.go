@@ -59,6 +59,7 @@ func startMini(t *testing.T) *miniredis.Miniredis {
 
 func TestContractMiniredis(t *testing.T) {
 	registrytest.Run(t, func(t *testing.T) registrytest.Env {
+		t.Helper()
 		m := startMini(t)
 		return registrytest.Env{
 			Registry: newRedis(t, testConfig(m.Addr())), Other: newRedis(t, testConfig(m.Addr())),
@@ -76,6 +77,7 @@ func TestContractRealRedis(t *testing.T) {
 		return
 	}
 	registrytest.Run(t, func(t *testing.T) registrytest.Env {
+		t.Helper()
 		c := testConfig(addr)
 		c.Prefix = "test:" + strings.ReplaceAll(t.Name(), " ", "_") + ":" + time.Now().Format("150405.000000") + ":"
 		raw := redis.NewClient(&redis.Options{Addr: addr})

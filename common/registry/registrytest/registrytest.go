@@ -25,15 +25,20 @@ type Env struct {
 	Flush    func()                // loses all data
 }
 
+type suite struct {
+	t   *testing.T
+	env Env
+}
+
 // Run runs the suite; newEnv is called for each test.
 func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 	t.Helper()
-	for name, f := range map[string]func(*testing.T, Env){
-		"leases": testLeases, "sentinel": testSentinel, "routes": testRoutes, "devices": testDevices,
-		"lapse": testLapse, "new lease at once": testNewLease, "race": testDeviceRace, "groups": testGroups, "seen": testSeen, "reserve": testReserve,
-		"messages": testMessages, "offline": testOffline, "members": testMembers, "empty calls": testEmpty, "canceled": testCanceled,
+	for name, f := range map[string]func(suite){
+		"leases": suite.leases, "sentinel": suite.sentinel, "routes": suite.routes, "devices": suite.devices,
+		"lapse": suite.lapse, "new lease at once": suite.newLease, "race": suite.deviceRace, "groups": suite.groups, "seen": suite.seen, "reserve": suite.reserve,
+		"messages": suite.messages, "offline": suite.offline, "members": suite.members, "empty calls": suite.empty, "canceled": suite.canceled,
 	} {
-		t.Run(name, func(t *testing.T) { f(t, newEnv(t)) })
+		t.Run(name, func(t *testing.T) { f(suite{t, newEnv(t)}) })
 	}
 }
 
@@ -100,7 +105,8 @@ func routesOf(t *testing.T, r registry.Registry, u wire.UserID) []registry.Route
 	return must[registry.Routes](t)(r.Lookup(t.Context(), []wire.UserID{u}, nil)).Users[u]
 }
 
-func testLeases(t *testing.T, e Env) {
+func (s suite) leases() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	a, b, j := edge("a", 1), edge("b", 7), registry.Lease{Tier: registry.TierJob, Server: "a", Epoch: 9, RPCAddr: "x:1"}
 	check(t, func() error { _, err := r.Renew(ctx, b, time.Second); return err }())
@@ -125,7 +131,8 @@ func known(t *testing.T, r registry.Registry) bool {
 	return must[registry.Routes](t)(r.Lookup(t.Context(), nil, nil)).Known
 }
 
-func testSentinel(t *testing.T, e Env) {
+func (s suite) sentinel() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	check(t, r.Announced(ctx, "nobody", 1))
 	same(t, "without edges", known(t, r), false)
@@ -149,7 +156,8 @@ func testSentinel(t *testing.T, e Env) {
 	same(t, "routes", routesOf(t, e.Other, "u"), []registry.Route{route(1, "a", 1, "d")})
 }
 
-func testRoutes(t *testing.T, e Env) {
+func (s suite) routes() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	up(t, r, edge("a", 1), edge("b", 5))
 	r1, r2 := route(10, "a", 1, "phone"), route(11, "b", 5, "web")
@@ -168,7 +176,8 @@ func testRoutes(t *testing.T, e Env) {
 	same(t, "dropped", routesOf(t, r, "u"), []registry.Route{r2})
 }
 
-func testDevices(t *testing.T, e Env) {
+func (s suite) devices() {
+	t, e := s.t, s.env
 	r := e.Registry
 	up(t, r, edge("a", 1), edge("b", 1))
 	old, young := route(10, "a", 1, "d"), route(20, "b", 1, "d")
@@ -185,7 +194,8 @@ func testDevices(t *testing.T, e Env) {
 	same(t, "live one stays", routesOf(t, r, "w"), []registry.Route{young})
 }
 
-func testLapse(t *testing.T, e Env) {
+func (s suite) lapse() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	must[bool](t)(r.Renew(ctx, edge("a", 1), time.Second))
 	put(t, r, "u", route(1, "a", 1, "d"))
@@ -198,9 +208,10 @@ func testLapse(t *testing.T, e Env) {
 	same(t, "announced under the new epoch", routesOf(t, e.Other, "u"), []registry.Route{route(1, "a", 2, "d")})
 }
 
-// testNewLease: another process's look-up must not take a route for dead
+// newLease: another process's look-up must not take a route for dead
 // because it has read the leases a moment ago.
-func testNewLease(t *testing.T, e Env) {
+func (s suite) newLease() {
+	t, e := s.t, s.env
 	up(t, e.Registry, edge("z", 1))
 	for i := range wire.ConnID(20) {
 		same(t, "warm", len(routesOf(t, e.Other, "warm")), 0)
@@ -213,9 +224,10 @@ func testNewLease(t *testing.T, e Env) {
 	}
 }
 
-// testDeviceRace: of connections put at once by two processes the newest is
+// deviceRace: of connections put at once by two processes the newest is
 // left, and all others have learnt of a newer one.
-func testDeviceRace(t *testing.T, e Env) {
+func (s suite) deviceRace() {
+	t, e := s.t, s.env
 	up(t, e.Registry, edge("a", 1))
 	const n = 16
 	type result struct {
@@ -242,7 +254,8 @@ func testDeviceRace(t *testing.T, e Env) {
 	same(t, "left", routesOf(t, e.Registry, "u"), []registry.Route{route(n, "a", 1, "d")})
 }
 
-func testGroups(t *testing.T, e Env) {
+func (s suite) groups() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	up(t, r, edge("a", 1), edge("b", 1))
 	same(t, "first", must[[]int64](t)(r.AddGroupEdge(ctx, "a", []wire.GroupID{"g", "h"})), []int64{1, 1})
@@ -260,14 +273,16 @@ func testGroups(t *testing.T, e Env) {
 	same(t, "dropped", look(), map[wire.GroupID][]wire.ServerID{"g": {"b"}})
 }
 
-func testSeen(t *testing.T, e Env) {
+func (s suite) seen() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	check(t, r.SetLastSeen(ctx, "u", 100))
 	check(t, r.SetLastSeen(ctx, "u", 200))
 	same(t, "seen", must[map[wire.UserID]int64](t)(e.Other.LastSeen(ctx, []wire.UserID{"u", "never"})), map[wire.UserID]int64{"u": 200})
 }
 
-func testReserve(t *testing.T, e Env) {
+func (s suite) reserve() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	q := registry.Reservation{Conv: "p:a:b", From: "a", ClientID: "c|1", ID: 5, Hash: 1 << 63}
 	later := q
@@ -307,7 +322,8 @@ func testReserve(t *testing.T, e Env) {
 	same(t, "ids of ten at once", len(ids), 1)
 }
 
-func testMessages(t *testing.T, e Env) {
+func (s suite) messages() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	m := registry.CachedMsg{Conv: "p:a:b", Seq: 4, ID: 1 << 62, Version: 3, Content: "h\u00e9\x00\"llo"}
 	check(t, r.PutMessages(ctx, []registry.CachedMsg{m, {ID: 2, Conv: "g:x"}}))
@@ -319,7 +335,8 @@ func testMessages(t *testing.T, e Env) {
 // OfflineLimit is the bound that implementations under test are set to.
 const OfflineLimit = 1000
 
-func testOffline(t *testing.T, e Env) {
+func (s suite) offline() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	entry := func(conv wire.ConvID, seq int64) registry.OfflineEntry {
 		return registry.OfflineEntry{User: "u", Conv: conv, Seq: seq, ID: wire.MsgID(seq << 22)}
@@ -342,7 +359,8 @@ func testOffline(t *testing.T, e Env) {
 	same(t, "all cleared", list(), []registry.OfflineEntry(nil))
 }
 
-func testMembers(t *testing.T, e Env) {
+func (s suite) members() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	pairs := []registry.Membership{{Group: "g", User: "a"}, {Group: "g", User: "b"}, {Group: "g", User: "c"}, {Group: "h", User: "a"}}
 	are := func() []bool { return must[[]bool](t)(e.Other.AreMembers(ctx, pairs)) }
@@ -363,7 +381,8 @@ func testMembers(t *testing.T, e Env) {
 	same(t, "emptied", are(), []bool{false, false, false, false})
 }
 
-func testEmpty(t *testing.T, e Env) {
+func (s suite) empty() {
+	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	check(t, r.Ping(ctx))
 	for name, err := range map[string]error{
@@ -381,7 +400,8 @@ func testEmpty(t *testing.T, e Env) {
 	same(t, "groups", len(must[[]int64](t)(r.AddGroupEdge(ctx, "a", nil))), 0)
 }
 
-func testCanceled(t *testing.T, e Env) {
+func (s suite) canceled() {
+	t, e := s.t, s.env
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 20 {
