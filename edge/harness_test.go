@@ -265,12 +265,17 @@ func (r *rig) dial(opts *websocket.DialOptions) *client {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if resp.Body != nil {
-		_ = resp.Body.Close()
-	}
+	closeBody(resp)
 	c.SetReadLimit(1 << 20)
 	r.t.Cleanup(func() { _ = c.CloseNow() })
 	return &client{t: r.t, ctx: r.ctx, ws: c}
+}
+
+// closeBody closes a body that a dialler may have left out.
+func closeBody(resp *http.Response) {
+	if resp != nil && resp.Body != nil {
+		_ = resp.Body.Close()
+	}
 }
 
 // login connects and authenticates by the first frame.
