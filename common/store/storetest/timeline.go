@@ -39,6 +39,7 @@ func testRowColumns(f *fixture) {
 	equal(t, "rows", got[[]store.Row](t)(f.s.Rows(t.Context(), c.ID, 2, 3)), []store.Row{message, update})
 	rows := got[[]store.Row](t)(f.s.Rows(t.Context(), c.ID, 2, 2))
 	rows[0].Mention[0] = "changed by the caller"
+	message.Mention = []wire.UserID{"b", "c.d@e-f_g"}
 	equal(t, "by id: the message", got[store.Row](t)(f.s.RowByID(t.Context(), c.ID, message.ID)), message)
 }
 
