@@ -26,7 +26,7 @@ type Config struct {
 	SASLUser     string
 	SASLPassword config.Secret
 
-	Linger         time.Duration // how long a record waits for company
+	Linger         time.Duration // how long a record waits for company (0 and 1ms: both 2.3–2.8 ms to the ack on the embedded log, whose fsyncs take that)
 	MessageTimeout time.Duration // after that a record is answered ErrUnavailable
 	QueueMessages  int           // records in flight; the next is ErrFull
 	BatchMessages  int           // records handed to Owner.Messages at once, at most
