@@ -11,6 +11,7 @@ const (
 	bugRepeatsUnchecked
 	bugMembersUnchecked
 	bugJoinNotIndexed
+	bugJoinGapNotTold
 	bugJoinNotApplied
 	bugLeaveNotApplied
 	bugJoinedUnknown
@@ -45,6 +46,7 @@ func planted() map[bug]string {
 		bugRepeatsUnchecked:   "a client_id is not looked up",
 		bugMembersUnchecked:   "everyone counts as a member",
 		bugJoinNotIndexed:     "a join does not write the edge into the group's index",
+		bugJoinGapNotTold:     "an edge whose index entry was lost with a join on its way tells nobody",
 		bugJoinNotApplied:     "a join is not applied at the edge",
 		bugLeaveNotApplied:    "a removal is not applied at the edge",
 		bugJoinedUnknown:      "an edge passes on what came before the membership that a log-in read",

@@ -173,18 +173,16 @@ func (d *device) got(s *session, p push) {
 		w.fail("%s was pushed %s/%d, which is outside of its membership", d, p.conv, p.seq)
 		return
 	}
-	if s.solid && !w.stale && p.seq > d.upto[p.conv] {
-		if next := d.nextVisible(p.conv, d.upto[p.conv]); next != p.seq {
-			w.fail("%s on %s was pushed %s/%d, but %d comes next, and it was not told lagged", d, s.edge.server, p.conv, p.seq, next)
-			return
-		}
+	next := d.nextVisible(p.conv, d.upto[p.conv])
+	if s.solid && !w.stale && p.seq > d.upto[p.conv] && next != p.seq {
+		w.fail("%s on %s was pushed %s/%d, but %d comes next, and it was not told lagged", d, s.edge.server, p.conv, p.seq, next)
+		return
 	}
 	d.keep(p.conv, p.seq, p.what)
-	if s.solid && p.seq > d.upto[p.conv] {
+	if next == p.seq {
 		d.upto[p.conv] = p.seq
-	}
-	if !s.solid || w.stale {
-		s.needSync = true
+	} else if p.seq > d.upto[p.conv] {
+		s.needSync = true // a gap
 	}
 }
 

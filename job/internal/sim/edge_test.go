@@ -416,11 +416,13 @@ func (e *edge) queue(s *session, p push) {
 // writes the edge into the group's index by itself too: the job's own write
 // may have failed.
 func (e *edge) membership(it *rpcpb.PushItem, users map[wire.UserID]bool) {
+	var here []*session
 	for _, c := range sortedKeys(e.sessions) {
 		s := e.sessions[c]
 		if !users[s.dev.user] && it.GetAction() != rpcpb.PushItem_GROUP_DROP {
 			continue
 		}
+		here = append(here, s)
 		if s.phase < phaseLive {
 			s.deltas = append(s.deltas, it)
 			if s.phase < phaseGroups {
@@ -429,10 +431,22 @@ func (e *edge) membership(it *rpcpb.PushItem, users map[wire.UserID]bool) {
 		}
 		s.change(it)
 	}
-	if it.GetAction() == rpcpb.PushItem_GROUP_ADD && e.w.bug != bugJoinNotIndexed {
-		e.index(func() error {
-			_, err := e.w.reg.AddGroupEdge(context.Background(), e.server, []wire.GroupID{wire.GroupID(it.GetGroup())})
-			return err
-		})
+	if it.GetAction() != rpcpb.PushItem_GROUP_ADD || len(here) == 0 {
+		return
+	}
+	if e.w.bug == bugJoinNotIndexed {
+		return
+	}
+	var n []int64
+	ok := e.index(func() (err error) {
+		n, err = e.w.reg.AddGroupEdge(context.Background(), e.server, []wire.GroupID{wire.GroupID(it.GetGroup())})
+		return err
+	})
+	if ok && n[0] == 1 && e.w.bug != bugJoinGapNotTold {
+		// The job's own write is gone with an emptied index, and this edge
+		// announced without the group: what came since was not pushed here.
+		for _, s := range here {
+			s.down = append(s.down, push{lagged: true})
+		}
 	}
 }

@@ -143,7 +143,7 @@ func run(seed uint64, o options) error {
 	if w.err == nil {
 		return nil
 	}
-	tail := w.story[max(0, len(w.story)-150):]
+	tail := w.story[max(0, len(w.story)-100):]
 	return fmt.Errorf("seed %d: %w\n%s\nagain: STARLING_SIM_SEED=%d go test ./job/internal/sim -run TestSchedules",
 		seed, w.err, strings.Join(tail, "\n"), seed)
 }
