@@ -59,9 +59,10 @@ type crowd struct {
 	revived chan struct{} // closed when the system is up again
 	acked   atomic.Int64
 
-	mu    sync.Mutex
-	acks  map[wire.ConvID]map[string]wire.MsgID // client_id -> id
-	fifos [][]string                            // client ids acknowledged on one connection, per conversation, in order
+	mu        sync.Mutex
+	acks      map[wire.ConvID]map[string]wire.MsgID // client_id -> id of the answer
+	corrected map[string]wire.MsgID                 // client_id -> id of a second send_ack
+	fifos     [][]string                            // client ids acknowledged on one connection, per conversation, in order
 }
 
 func newCrowd(t *testing.T, s *System, n int) *crowd {
@@ -108,7 +109,7 @@ func (c *crowd) send(round, total int) {
 func (c *crowd) connection(i int, todo []wire.Send) (left []wire.Send) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	defer cancel()
-	cl, err := starling.Dial(ctx, starling.Options{URL: c.s.WS, Token: c.tokens[i], Device: "d", Platform: "e2e"})
+	cl, err := starling.Dial(ctx, starling.Options{URL: c.s.WS, Token: c.tokens[i], Device: "d", Platform: "e2e", OnPush: c.push})
 	if err != nil {
 		select {
 		case <-c.revived:
@@ -117,11 +118,10 @@ func (c *crowd) connection(i int, todo []wire.Send) (left []wire.Send) {
 		}
 		return todo
 	}
-	defer cl.Close()
+	c.t.Cleanup(cl.Close) // stays open: a corrected send_ack may follow the answers
 	inFlight := make(chan struct{}, 60)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	var order []wire.Send
 	for _, m := range todo {
 		inFlight <- struct{}{}
 		wg.Add(1)
@@ -132,8 +132,7 @@ func (c *crowd) connection(i int, todo []wire.Send) (left []wire.Send) {
 			if err != nil {
 				left = append(left, m)
 			} else {
-				order = append(order, m)
-				c.ack(ack)
+				c.ack(ack, true)
 			}
 			<-inFlight
 		}
@@ -153,9 +152,30 @@ func same(a wire.Send) func(wire.Send) bool {
 	return func(b wire.Send) bool { return a.ClientID == b.ClientID }
 }
 
-func (c *crowd) ack(a wire.SendAck) {
+// push takes the second send_ack that follows where the index was lost and a
+// retry got another id than the first: the last one counts.
+func (c *crowd) push(f wire.Frame) {
+	if f.Op != wire.OpSendAck {
+		return
+	}
+	var a wire.SendAck
+	if err := wire.Unmarshal(f.Body, &a); err != nil {
+		c.t.Errorf("send_ack: %v", err)
+		return
+	}
+	c.ack(a, false)
+}
+
+func (c *crowd) ack(a wire.SendAck, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !first {
+		if c.corrected == nil {
+			c.corrected = make(map[string]wire.MsgID)
+		}
+		c.corrected[a.ClientID] = a.ID
+		return
+	}
 	if c.acks[a.Conv] == nil {
 		c.acks[a.Conv] = make(map[string]wire.MsgID)
 	}
@@ -224,6 +244,9 @@ func (c *crowd) checkHistory(p *Person, conv wire.ConvID, at map[string]int64) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for id, want := range c.acks[conv] {
+			if second, ok := c.corrected[id]; ok {
+				want = second
+			}
 			if found[id] != want {
 				return fmt.Errorf("%s was acknowledged as %s, history has %s", id, want, found[id])
 			}

@@ -173,7 +173,7 @@ func BadInput(t *testing.T, s *System) {
 		{wire.OpSync, map[string]any{"token": "forged"}, wire.CodeBadRequest},
 		{wire.OpMsg, map[string]any{}, wire.CodeUnsupported},
 		{wire.OpRoomSend, map[string]any{"room": "r"}, wire.CodeUnsupported},
-		{wire.OpRecall, map[string]any{"conv": "p:x:y", "id": "1"}, wire.CodeForbidden},
+		{wire.OpRecall, map[string]any{"conv": "p:x:y", "id": "1"}, wire.CodeNotMember},
 	} {
 		if _, err := a.C.Call(t.Context(), c.op, c.body); !hasCode(err, c.code) {
 			t.Errorf("%s %.60v: %v, want %s", c.op, c.body, err, c.code)

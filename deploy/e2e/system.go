@@ -17,7 +17,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -37,6 +36,7 @@ type System struct {
 
 	env   []string
 	cmd   *exec.Cmd
+	ended chan error // gets the process' end, once
 	log   *os.File
 	users atomic.Int64
 }
@@ -81,9 +81,15 @@ func (s *System) Up(t testing.TB) {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	s.ended = make(chan error, 1)
+	go func(cmd *exec.Cmd, ended chan<- error) { ended <- cmd.Wait() }(s.cmd, s.ended) // Kill or Stop receives it
 	Eventually(t, startTimeout, "the system is ready", func() error {
-		if s.cmd.ProcessState != nil || syscall.Kill(s.cmd.Process.Pid, 0) != nil {
-			return fmt.Errorf("process has ended: %v", s.cmd.ProcessState)
+		select {
+		case err := <-s.ended:
+			s.cmd = nil
+			s.dumpLog(t)
+			t.Fatalf("the process has ended by itself: %v", err)
+		default:
 		}
 		for _, url := range []string{s.API + "/readyz", s.admin("EDGE"), s.admin("JOB")} {
 			resp, err := http.Get(url) //nolint:noctx,gosec // a probe of our own process
@@ -113,30 +119,29 @@ func (s *System) admin(tier string) string {
 func (s *System) Kill(t testing.TB) {
 	t.Helper()
 	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
+	<-s.ended
+	s.cmd = nil
 	_ = s.log.Close()
 }
 
 // Stop ends the process in order; it must exit 0 within its budget.
 func (s *System) Stop(t testing.TB) {
 	t.Helper()
-	if s.cmd == nil || s.cmd.ProcessState != nil {
+	if s.cmd == nil {
 		return
 	}
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	done := make(chan error, 1)
-	var wg sync.WaitGroup
-	wg.Go(func() { done <- s.cmd.Wait() })
 	select {
-	case err := <-done:
+	case err := <-s.ended:
 		if err != nil {
 			t.Errorf("process ended by SIGTERM: %v", err)
 		}
 	case <-time.After(40 * time.Second):
 		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
 		t.Error("process did not end within 40 s of SIGTERM; its goroutines are in the log")
+		<-s.ended
 	}
-	wg.Wait()
+	s.cmd = nil
 	_ = s.log.Close()
 }
 
