@@ -40,11 +40,11 @@ func (l *lag) add(conv wire.ConvID, seq int64) {
 		return
 	}
 	r, ok := l.convs[conv]
+	if conv == "" || seq == 0 || !ok && len(l.convs) >= maxLagged {
+		l.all, l.convs = true, nil
+		return
+	}
 	if !ok {
-		if len(l.convs) >= maxLagged || conv == "" || seq == 0 {
-			l.all, l.convs = true, nil
-			return
-		}
 		r = [2]int64{seq, seq}
 	}
 	l.convs[conv] = [2]int64{min(r[0], seq), max(r[1], seq)}
