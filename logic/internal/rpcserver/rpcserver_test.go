@@ -418,6 +418,7 @@ func TestTheEdgesOwnEnd(t *testing.T) {
 type many struct {
 	n    int
 	body wire.SendAck
+	done chan struct{}
 }
 
 func (m many) Send(_ context.Context, reqs []message.Request) {
@@ -426,6 +427,7 @@ func (m many) Send(_ context.Context, reqs []message.Request) {
 			reqs[i].Done(&m.body, nil)
 		}
 	}
+	close(m.done)
 }
 
 func (many) Change(context.Context, wire.UserID, *recordpb.Origin, string, wire.RecallBody) (*message.Pending, error) {
@@ -475,13 +477,11 @@ func TestBatchesAreCut(t *testing.T) {
 // An edge that takes no answers is cut off; nothing hangs.
 func TestEdgeThatDoesNotRead(t *testing.T) {
 	w := setup(t)
-	w.server.d.Messages = many{n: 2000, body: wire.SendAck{ClientID: "c", Conv: "p:alice:bob", ID: 1}}
+	m := many{n: 3 * outQueue, body: wire.SendAck{ClientID: "c", Conv: "p:alice:bob", ID: 1}, done: make(chan struct{})}
+	w.server.d.Messages = m
 	s := w.open(t)
-	for i := range 200 {
-		if err := s.Send(&rpcpb.UpBatch{Frames: []*rpcpb.Up{up("alice", int32(i+1), wire.OpSend, sendBody("c", "x"))}}); err != nil {
-			break
-		}
-	}
+	s.send(up("alice", 1, wire.OpSend, sendBody("c", "x")))
+	<-m.done
 	for {
 		if _, err := s.Recv(); err != nil {
 			if status.Code(err) != codes.ResourceExhausted {
