@@ -239,6 +239,7 @@ func TestLeakChecks(t *testing.T) {
 // bareGo lists where a go statement may stand instead of WaitGroup.Go, and why.
 var bareGo = map[string]string{
 	"common/app": "runs the modules: waits on channels, and leaves behind what exceeds the stop budget",
+	"deploy/e2e": "for tests",
 }
 
 // background lists where a context may begin beside main packages, and why.
