@@ -297,7 +297,7 @@ func (s *session) readGroups() bool {
 			groups[g] = 0
 		}
 	}
-	s.groups = groups
+	s.groups, s.deltas = groups, nil // what came before is in what was read
 	return true
 }
 
@@ -355,7 +355,8 @@ func (e *edge) readGroups() {
 	for _, c := range sortedKeys(e.sessions) {
 		s := e.sessions[c]
 		if s.phase < phaseGroups {
-			continue // reads its groups yet
+			s.deltas = nil // reads its groups yet
+			continue
 		}
 		s.readGroups()
 		if gs := sortedKeys(s.groups); len(gs) > 0 {
@@ -425,9 +426,7 @@ func (e *edge) membership(it *rpcpb.PushItem, users map[wire.UserID]bool) {
 		here = append(here, s)
 		if s.phase < phaseLive {
 			s.deltas = append(s.deltas, it)
-			if s.phase < phaseGroups {
-				continue
-			}
+			continue
 		}
 		s.change(it)
 	}
