@@ -19,7 +19,7 @@ const minRetention = 8 * 24 * time.Hour
 
 // Config is the settings of the tier.
 type Config struct {
-	ServerID         string
+	ID               string
 	AdminAddr        string
 	OutcomeRetention time.Duration
 
@@ -30,7 +30,7 @@ type Config struct {
 
 // RegisterFlags defines the settings with their defaults.
 func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
-	fs.StringVar(&c.ServerID, prefix+"server-id", "",
+	fs.StringVar(&c.ID, prefix+"id", "",
 		"name of this process in leases, unique and [A-Za-z0-9._@-]; empty: made of the host's name and a random part")
 	fs.StringVar(&c.AdminAddr, prefix+"admin-addr", "127.0.0.1:3192",
 		"where /metrics, /healthz, /readyz and /debug/pprof are served")
@@ -44,8 +44,8 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 // Validate names every setting that cannot work.
 func (c *Config) Validate() error {
 	var errs []error
-	if c.ServerID != "" && !wire.ValidID(c.ServerID) {
-		errs = append(errs, fmt.Errorf("job.server-id: %q is not 1-64 of [A-Za-z0-9._@-]; leave it empty for a made one", c.ServerID))
+	if c.ID != "" && !wire.ValidID(c.ID) {
+		errs = append(errs, fmt.Errorf("job.id: %q is not 1-64 of [A-Za-z0-9._@-]; leave it empty for a made one", c.ID))
 	}
 	if _, _, err := net.SplitHostPort(c.AdminAddr); err != nil {
 		errs = append(errs, fmt.Errorf("job.admin-addr: %w; use host:port, for example 127.0.0.1:3192", err))

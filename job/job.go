@@ -94,11 +94,11 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.ServerID == "" {
-		cfg.ServerID = makeServerID()
+	if cfg.ID == "" {
+		cfg.ID = makeServerID()
 	}
 	t := &tier{
-		cfg: cfg, d: d, log: d.Log.With(zap.String("tier", "job"), zap.String("job_id", cfg.ServerID)),
+		cfg: cfg, d: d, log: d.Log.With(zap.String("tier", "job"), zap.String("job_id", cfg.ID)),
 		epoch:    uint64(time.Now().UnixMilli()),
 		draining: make(chan struct{}), drained: make(chan struct{}),
 		ledger: newLedger(d.Metrics),
@@ -219,5 +219,5 @@ func (t *tier) readiness() error {
 }
 
 func (t *tier) lease() registry.Lease {
-	return registry.Lease{Tier: registry.TierJob, Server: wire.ServerID(t.cfg.ServerID), Epoch: t.epoch}
+	return registry.Lease{Tier: registry.TierJob, Server: wire.ServerID(t.cfg.ID), Epoch: t.epoch}
 }

@@ -27,9 +27,10 @@ const frameOverhead = 128
 //
 // Per partition it knows a floor: nothing at or below is held, because the edge
 // confirmed it, because it was dropped, or because it was never here. An edge
-// whose hello is below the floor has missed something and is told lost; one
-// without a position takes the floor as its own; above the floor, what is held
-// is sent again. So nothing needs remembering of a loss but the floor, and a
+// whose hello is below the floor, or without a position, is told lost: it may
+// have missed something (a new one too, if it had sessions before this job knew
+// of it; without sessions it costs nothing). What is above the floor is sent
+// again. So nothing needs remembering of a loss but the floor, and a
 // new owner of the partition, whose floor is where it starts, derives the same.
 //
 // All methods are safe for concurrent use; none blocks, starts a goroutine or
@@ -72,8 +73,6 @@ type boxPart struct {
 	told    int64       // highest offset that the edge has, or was sent on this stream
 	held    []*boxFrame // unconfirmed, ascending, above floor
 	waiting bool        // claimed on a standing stream: the next hello decides
-	fresh   bool        // the edge has no position and is to take the floor
-	dropped bool        // the box was full: the floor is a loss to any edge
 	marker  bool        // a kindFloor is in the queue
 	beat    bool        // a kindPosition is in the queue
 }
@@ -84,7 +83,7 @@ type frameKind uint8
 const (
 	kindFrame     frameKind = iota // as pushed
 	kindEphemeral                  // as pushed, without position
-	kindFloor                      // made when sent: the floor, mostly as lost
+	kindFloor                      // made when sent: the floor, as lost
 	kindPosition                   // made when sent: only a position
 )
 
@@ -271,7 +270,7 @@ func (o *Outbox) Resume(hello []*rpcpb.Position) {
 	var again []*boxFrame
 	for p, part := range o.parts {
 		e, ok := o.edge[p]
-		part.waiting, part.fresh, part.told = false, !ok, -1
+		part.waiting, part.told = false, -1
 		if ok {
 			o.confirmLocked(part, e)
 		}
@@ -333,12 +332,9 @@ func (o *Outbox) sendLocked(bf *boxFrame) *rpcpb.PushFrame {
 		if part.floor <= part.told {
 			return nil
 		}
-		lost := !part.fresh || part.dropped
-		part.fresh, part.told = false, part.floor
-		if lost {
-			o.stats.LostTold++
-		}
-		return &rpcpb.PushFrame{At: position(bf.part, part.floor), Lost: lost}
+		part.told = part.floor
+		o.stats.LostTold++
+		return &rpcpb.PushFrame{At: position(bf.part, part.floor), Lost: true}
 	case kindPosition:
 		part.beat = false
 		if bf.at <= max(part.told, part.floor) {
@@ -360,7 +356,7 @@ func (o *Outbox) overflowLocked(p record.PartitionID, part *boxPart) {
 		o.dropLocked(bf)
 	}
 	part.held = nil
-	part.floor, part.dropped = part.target, true
+	part.floor = part.target
 	if o.up && !part.waiting {
 		o.markLocked(p, part)
 	}
@@ -370,9 +366,6 @@ func (o *Outbox) overflowLocked(p record.PartitionID, part *boxPart) {
 // confirmLocked moves the floor to where the edge is.
 func (o *Outbox) confirmLocked(part *boxPart, offset int64) {
 	part.told = max(part.told, offset)
-	if offset >= part.floor {
-		part.dropped = false
-	}
 	part.floor = max(part.floor, offset)
 	done := 0
 	for ; done < len(part.held) && part.held[done].at <= offset; done++ {

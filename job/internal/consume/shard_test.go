@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -141,11 +142,7 @@ func (d *fakeDeliverer) Act(ctx context.Context, es []machine.Effects) error {
 func (d *fakeDeliverer) Committable() map[record.PartitionID]int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make(map[record.PartitionID]int64)
-	for p, n := range d.next {
-		out[p] = n
-	}
-	return out
+	return maps.Clone(d.next)
 }
 
 // fakeConsumer lets the test play the log: steps run on Run's goroutine.

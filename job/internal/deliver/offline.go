@@ -137,22 +137,7 @@ type fileJob struct {
 // Where the index has holes everybody is filed (an ack clears it), but
 // providers are told only of those that every edge answers for.
 func (d *Deliverer) fileOffline(ctx context.Context, t *route.Table, names *route.Names, effects []machine.Effects) {
-	var more route.Names
-	var jobs []fileJob
-	for i := range effects {
-		for j := range effects[i].Items {
-			it := &effects[i].Items[j]
-			if len(it.File) == 0 {
-				continue
-			}
-			jobs = append(jobs, fileJob{item: it, provider: true})
-			for _, u := range it.File {
-				if !names.HasUser(u) {
-					more.AddUsers([]wire.UserID{u})
-				}
-			}
-		}
-	}
+	jobs, more := filings(names, effects)
 	if len(jobs) == 0 {
 		return
 	}
@@ -162,7 +147,7 @@ func (d *Deliverer) fileOffline(ctx context.Context, t *route.Table, names *rout
 		if err != nil {
 			d.m.failed.WithLabelValues("lookup").Inc()
 		}
-		known = known && err == nil && r.Known
+		known = err == nil && r.Known
 		rest = route.NewTable(r, nil, nil)
 	}
 	for i := range jobs {
@@ -174,6 +159,26 @@ func (d *Deliverer) fileOffline(ctx context.Context, t *route.Table, names *rout
 		}
 	}
 	d.file(ctx, jobs)
+}
+
+// filings returns the messages that may have to be filed, and for whom nobody
+// has asked the index yet.
+func filings(names *route.Names, effects []machine.Effects) (jobs []fileJob, more route.Names) {
+	for i := range effects {
+		for j := range effects[i].Items {
+			it := &effects[i].Items[j]
+			if len(it.File) == 0 {
+				continue
+			}
+			jobs = append(jobs, fileJob{item: it})
+			for _, u := range it.File {
+				if !names.HasUser(u) {
+					more.AddUsers([]wire.UserID{u})
+				}
+			}
+		}
+	}
+	return jobs, more
 }
 
 // file writes the offline lists in one call and tells the providers.

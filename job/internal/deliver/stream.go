@@ -152,7 +152,7 @@ func (s *Streams) serve(ctx context.Context, server wire.ServerID, tg target) {
 		log.Error("dial edge", zap.Error(err))
 		return
 	}
-	defer cc.Close()
+	defer func() { _ = cc.Close() }() // nothing is in it that counts
 	wait := backoffMin
 	for ctx.Err() == nil {
 		stood, err := s.stream(ctx, server, tg.edge, cc)

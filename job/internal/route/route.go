@@ -145,14 +145,19 @@ func (t *Table) Item(it *machine.Item) []Sent {
 		}
 		p.Users, p.Conn, p.Group = []string{string(it.Users[0])}, it.Origin.GetConn(), ""
 		return []Sent{{Server: wire.ServerID(it.Origin.GetServer()), Item: p}}
+	// A change of membership goes to every edge. A session that is logging in has
+	// no route yet while a join is looked up, but its edge may have an older
+	// removal on the way: only who gets all changes in order ends where the log does.
 	case machine.Join:
-		return t.toUsers(it.Users, &rpcpb.PushItem{Action: rpcpb.PushItem_GROUP_ADD, Group: string(it.Group)})
+		return toAll(t.All, &rpcpb.PushItem{
+			Action: rpcpb.PushItem_GROUP_ADD, Group: string(it.Group), Users: names(it.Users), Conv: string(it.Conv), Seq: it.Seq,
+		})
 	case machine.Leave:
-		return toAll(t.groupEdges(it.Group),
-			&rpcpb.PushItem{Action: rpcpb.PushItem_GROUP_REMOVE, Group: string(it.Group), Users: names(it.Users)})
+		return toAll(t.All, &rpcpb.PushItem{
+			Action: rpcpb.PushItem_GROUP_REMOVE, Group: string(it.Group), Users: names(it.Users), Conv: string(it.Conv), Seq: it.Seq,
+		})
 	case machine.Drop:
-		return toAll(t.groupEdges(it.Group),
-			&rpcpb.PushItem{Action: rpcpb.PushItem_GROUP_DROP, Group: string(it.Group)})
+		return toAll(t.All, &rpcpb.PushItem{Action: rpcpb.PushItem_GROUP_DROP, Group: string(it.Group)})
 	}
 	return nil
 }

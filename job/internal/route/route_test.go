@@ -82,21 +82,21 @@ func TestItem(t *testing.T) {
 		"reply to nobody": {machine.Item{Kind: machine.Reply, Users: users[:1]}, "", "", ""},
 		"join": {
 			machine.Item{Kind: machine.Join, Group: "h", Users: users},
-			"e1:a+b@h e2:b@h",
 			"e1:a+b+c@h e2:a+b+c@h e3:a+b+c@h e4:a+b+c@h",
-			"e1:a+b@h e2:b@h e4:a+b+c@h",
+			"e1:a+b+c@h e2:a+b+c@h e3:a+b+c@h e4:a+b+c@h",
+			"e1:a+b+c@h e2:a+b+c@h e3:a+b+c@h e4:a+b+c@h",
 		},
 		"leave": {
 			machine.Item{Kind: machine.Leave, Group: "g", Users: users[2:]},
-			"e1:c@g e3:c@g",
 			"e1:c@g e2:c@g e3:c@g e4:c@g",
-			"e1:c@g e3:c@g e4:c@g",
+			"e1:c@g e2:c@g e3:c@g e4:c@g",
+			"e1:c@g e2:c@g e3:c@g e4:c@g",
 		},
 		"drop": {
 			machine.Item{Kind: machine.Drop, Group: "g"},
-			"e1:@g e3:@g",
 			"e1:@g e2:@g e3:@g e4:@g",
-			"e1:@g e3:@g e4:@g",
+			"e1:@g e2:@g e3:@g e4:@g",
+			"e1:@g e2:@g e3:@g e4:@g",
 		},
 		"unknown kind": {machine.Item{Kind: 99, Users: users, Group: "g"}, "", "", ""},
 	} {
