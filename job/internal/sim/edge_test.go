@@ -30,6 +30,7 @@ type edge struct {
 	leased   bool // the lease stands in the index
 	unlisted bool // an index write failed: everything is pushed here until it succeeded
 	unknown  bool // the index was emptied: announce
+	shaky    bool // it was a while ago: joins may still be on their way from before
 	pos      *rpc.Positions
 	sessions map[uint64]*session
 	streams  map[*job]*stream
@@ -187,6 +188,7 @@ func (e *edge) announce() {
 	if !ok {
 		return
 	}
+	e.shaky = e.shaky || e.unknown
 	e.unknown = false
 	e.w.tell("%s has announced (unlisted %t)", e.server, e.unlisted)
 	if e.unlisted {
@@ -436,14 +438,13 @@ func (e *edge) membership(it *rpcpb.PushItem, users map[wire.UserID]bool) {
 	if e.w.bug == bugJoinNotIndexed {
 		return
 	}
-	var n []int64
-	ok := e.index(func() (err error) {
-		n, err = e.w.reg.AddGroupEdge(context.Background(), e.server, []wire.GroupID{wire.GroupID(it.GetGroup())})
+	ok := e.index(func() error {
+		_, err := e.w.reg.AddGroupEdge(context.Background(), e.server, []wire.GroupID{wire.GroupID(it.GetGroup())})
 		return err
 	})
-	if ok && n[0] == 1 && e.w.bug != bugJoinGapNotTold {
-		// The job's own write is gone with an emptied index, and this edge
-		// announced without the group: what came since was not pushed here.
+	if ok && e.shaky && e.w.bug != bugJoinGapNotTold {
+		// The job's own write may be gone with the index that was emptied, and
+		// this edge announced without the group: what came since was not pushed.
 		for _, s := range here {
 			s.down = append(s.down, push{lagged: true})
 		}

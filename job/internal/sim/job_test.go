@@ -136,7 +136,12 @@ func (j *job) turn(most int) {
 	}
 	for _, p := range res.Fenced {
 		w.tell("%s is fenced out of %v", j.name, p)
+		j.act(len(j.pending)) // what was committed of it, then it ends here
+		if !j.alive {
+			return
+		}
 		delete(j.next, p)
+		j.d.Release(p)
 	}
 	var le *machine.LogError
 	if errors.As(err, &le) {
