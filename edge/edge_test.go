@@ -93,7 +93,7 @@ func TestAuthByUpgrade(t *testing.T) {
 				t.Fatal(err)
 			}
 			closeBody(resp)
-			defer c.CloseNow() //nolint:errcheck // the test is over
+			defer c.CloseNow()
 			if len(opts.Subprotocols) > 0 && c.Subprotocol() != "starling" {
 				t.Errorf("subprotocol %q is selected", c.Subprotocol())
 			}

@@ -282,7 +282,7 @@ func TestFloodAndSlowUpgradesDoNotDisturb(t *testing.T) {
 	for i := range 20 {
 		c := r.raw()
 		wg.Go(func() {
-			defer c.Close() //nolint:errcheck // hostile
+			defer c.Close()
 			switch i % 3 {
 			case 0: // a byte at a time
 				for _, b := range "GET /ws HTTP/1.1\r\nHost: x\r\nX: yyyyyyyyyyyyyyyy" {
@@ -333,7 +333,7 @@ func TestIdleConnectionBudget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close() //nolint:errcheck // the test is over
+		defer c.Close()
 		socks = append(socks, c)
 		tok := r.token(fmt.Sprintf("u%d", i), "web")
 		if _, err := io.WriteString(c, "GET /ws HTTP/1.1\r\n"+goodHead+"Authorization: Bearer "+tok+"\r\n\r\n"); err != nil {
@@ -364,7 +364,7 @@ func heap() int64 {
 	runtime.GC()
 	runtime.GC()
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapInuse) //nolint:gosec // far below 2^63
+	return int64(m.HeapInuse)
 }
 
 func TestDeliverAllToMany(t *testing.T) {

@@ -34,7 +34,7 @@ func (c *connIDs) init(server wire.ServerID) {
 // next returns an id greater than all before. A burst borrows from the next
 // millisecond.
 func (c *connIDs) next() wire.ConnID {
-	now := uint64(time.Now().UnixMilli()-idEpoch) << counterBits //nolint:gosec // after 2024
+	now := uint64(time.Now().UnixMilli()-idEpoch) << counterBits
 	c.mu.Lock()
 	c.last = max(c.last+1, now)
 	v := c.last

@@ -86,7 +86,7 @@ func New(cfg Config, reg Registry, r *roster.Roster, ev Events, prom prometheus.
 
 // Start takes the lease, or starts unlisted if the registry is away.
 func (a *Announcer) Start(ctx context.Context, lease registry.Lease) {
-	lease.Epoch = uint64(time.Now().UnixMilli()) //nolint:gosec // after 1970
+	lease.Epoch = uint64(time.Now().UnixMilli())
 	a.mu.Lock()
 	a.lease = lease
 	a.mu.Unlock()
@@ -176,7 +176,7 @@ func (a *Announcer) renew(ctx context.Context) {
 	a.lease.Load = a.events.Load()
 	lapsed := !a.renewed.IsZero() && start.Sub(a.renewed) > a.cfg.TTL
 	if lapsed {
-		a.lease.Epoch = max(a.lease.Epoch+1, uint64(start.UnixMilli())) //nolint:gosec // after 1970
+		a.lease.Epoch = max(a.lease.Epoch+1, uint64(start.UnixMilli()))
 		a.owes = true
 	}
 	l := a.lease

@@ -29,7 +29,7 @@ func newNotifier(watched prometheus.Gauge) (*notifier, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create eventfd: %w", err), unix.Close(ep))
 	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)} //nolint:gosec // a descriptor
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &ev); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch eventfd: %w", err), unix.Close(wake), unix.Close(ep))
 	}
@@ -79,8 +79,8 @@ func (n *notifier) watch(c *Conn) {
 		n.watched.Inc()
 	}
 	n.mu.Unlock()
-	ev := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLONESHOT, Fd: int32(c.fd)} //nolint:gosec // a descriptor
-	_ = unix.EpollCtl(n.ep, op, c.fd, &ev)                                            // its end shows on the loop
+	ev := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLONESHOT, Fd: int32(c.fd)}
+	_ = unix.EpollCtl(n.ep, op, c.fd, &ev) // its end shows on the loop
 }
 
 // forget lets go of the descriptor, which is about to be closed.

@@ -13,6 +13,7 @@ package roster
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 
 	"github.com/starling-im/starling/common/wire"
@@ -360,12 +361,7 @@ func (r *Roster) Counts() (sessions, groups int) {
 }
 
 func (us *userShard) hasLocked(m *Member) bool {
-	for _, o := range us.m[m.User] {
-		if o == m {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(us.m[m.User], m)
 }
 
 func (us *userShard) removeLocked(m *Member) bool {

@@ -241,27 +241,16 @@ func (s *Session) Tell(op wire.Op, body []byte) {
 
 // Tick looks at the deadlines. now is in ms.
 func (s *Session) Tick(now int64) {
-	l := &s.env.Limits
 	s.mu.Lock()
-	state, seen := s.state, s.seen.Load()
-	var r Reason
-	switch {
-	case s.gone:
-	case state == Closing:
-		if now >= s.deadline {
-			s.mu.Unlock()
+	if s.state == Closing {
+		late := now >= s.deadline && !s.gone
+		s.mu.Unlock()
+		if late {
 			s.sock.Abort()
-			return
 		}
-	case s.overflow, s.stallAt != 0 && now-s.stallAt >= l.WriteTimeout.Milliseconds():
-		r = TooSlow
-	case state == Upgraded && now >= s.deadline:
-		r = AuthTimeout
-	case state == Open && s.expires != 0 && now >= s.expires:
-		r = TokenExpired
-	case state == Open && now-seen >= 2*l.Heartbeat.Milliseconds():
-		r = HeartbeatMissed
+		return
 	}
+	r := s.overdueLocked(now)
 	if r == AuthTimeout || r == TokenExpired {
 		s.errorLocked(0, wire.Errorf(wire.CodeUnauthenticated, r.String()))
 	}
@@ -269,4 +258,24 @@ func (s *Session) Tick(now int64) {
 	if r != None {
 		s.Close(r)
 	}
+}
+
+// overdueLocked says which deadline has passed, None if none has.
+func (s *Session) overdueLocked(now int64) Reason {
+	l := &s.env.Limits
+	switch {
+	case s.gone:
+		return None
+	case s.overflow, s.stallAt != 0 && now-s.stallAt >= l.WriteTimeout.Milliseconds():
+		return TooSlow
+	case s.state == Upgraded && now >= s.deadline:
+		return AuthTimeout
+	case s.state != Open:
+		return None
+	case s.expires != 0 && now >= s.expires:
+		return TokenExpired
+	case now-s.seen.Load() >= 2*l.Heartbeat.Milliseconds():
+		return HeartbeatMissed
+	}
+	return None
 }

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var update = flag.Bool("update", false, "rewrite the transcripts") //nolint:gochecknoglobals // a test flag
+var update = flag.Bool("update", false, "rewrite the transcripts")
 
 // world is a session with a socket, a hub and a clock that a transcript moves.
 type world struct {
@@ -166,7 +166,7 @@ func (w *world) do(line string) {
 		w.say("reads on: %v", w.s.Message(true, []byte(rest)))
 		w.s.Flush()
 	case "binary": // op seq body
-		f := wire.Frame{Op: wire.Op(num(0)), Seq: int32(num(1)), Body: []byte(strings.Join(arg[2:], " "))} //nolint:gosec // small
+		f := wire.Frame{Op: wire.Op(num(0)), Seq: int32(num(1)), Body: []byte(strings.Join(arg[2:], " "))}
 		w.say("reads on: %v", w.s.Message(false, wire.AppendBinary(nil, f)))
 		w.s.Flush()
 	case "sends": // n
@@ -218,7 +218,7 @@ func (w *world) doServer(cmd, rest string, arg []string, num func(int) int, line
 	case "down": // op seq answers body
 		op, _ := wire.OpByName(arg[0])
 		answers, _ := wire.OpByName(arg[2])
-		w.say("taken: %v", w.s.Down(&rpcpb.Down{Op: int32(op), Seq: int32(num(1)), Answers: int32(answers), Body: []byte(arg[3])})) //nolint:gosec // small
+		w.say("taken: %v", w.s.Down(&rpcpb.Down{Op: int32(op), Seq: int32(num(1)), Answers: int32(answers), Body: []byte(arg[3])}))
 		w.s.Flush()
 	case "peerbroken":
 		w.s.PeerBroken(w)
@@ -264,7 +264,7 @@ func TestTranscripts(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			want, err := os.ReadFile(file) //nolint:gosec // from the glob above
+			want, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -307,7 +307,7 @@ func play(t *testing.T, script string) string {
 
 func TestReasonTableIsWhole(t *testing.T) {
 	seen := map[string]bool{}
-	for r := None; r < numReasons; r++ {
+	for r := range numReasons {
 		if r.String() == "" || seen[r.String()] {
 			t.Errorf("reason %d has no name of its own: %q", r, r)
 		}

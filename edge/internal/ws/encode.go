@@ -13,16 +13,16 @@ func AppendHeader(dst []byte, opcode byte, n int) []byte {
 	case n < 126:
 		return append(dst, byte(n))
 	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n)) //nolint:gosec // just checked
+		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n))
 	}
-	return binary.BigEndian.AppendUint64(append(dst, 127), uint64(n)) //nolint:gosec // a length
+	return binary.BigEndian.AppendUint64(append(dst, 127), uint64(n))
 }
 
 // AppendClose appends a close frame. The reason is cut to what fits.
 func AppendClose(dst []byte, code int, reason string) []byte {
 	reason = reason[:min(len(reason), maxControl-2)]
 	dst = AppendHeader(dst, OpClose, 2+len(reason))
-	dst = binary.BigEndian.AppendUint16(dst, uint16(code)) //nolint:gosec // close codes are below 5000
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
 	return append(dst, reason...)
 }
 

@@ -114,7 +114,7 @@ func (p *Parser) header(b []byte) (int, error) {
 			break
 		}
 		n := copy(p.head[p.headLen:need], b[taken:])
-		p.headLen += uint8(n) //nolint:gosec // at most 14
+		p.headLen += uint8(n)
 		taken += n
 		if int(p.headLen) < need {
 			return taken, nil
@@ -188,12 +188,12 @@ func (p *Parser) endHeader() error {
 			return protocolError("length is not in its shortest form")
 		}
 	}
-	if p.opcode < OpClose && size > uint64(p.Max-len(p.msg)) { //nolint:gosec // msg never exceeds Max
+	if p.opcode < OpClose && size > uint64(p.Max-len(p.msg)) {
 		return &Error{Code: codeTooBig, Text: "message is too big"}
 	}
 	copy(p.mask[:], p.head[at:])
 	p.maskPos, p.headLen, p.inFrame = 0, 0, true
-	p.left = int(size) //nolint:gosec // at most Max
+	p.left = int(size)
 	if p.opcode == OpText || p.opcode == OpBinary {
 		p.msgOp = p.opcode
 	}
@@ -296,7 +296,7 @@ func (p *Parser) unmask(b []byte) {
 	for i := range key {
 		key[i] = p.mask[(int(p.maskPos)+i)&3]
 	}
-	p.maskPos = uint8((int(p.maskPos) + len(b)) & 3) //nolint:gosec // below 4
+	p.maskPos = uint8((int(p.maskPos) + len(b)) & 3)
 	k := binary.LittleEndian.Uint64(key[:])
 	for len(b) >= 8 {
 		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^k)
