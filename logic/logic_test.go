@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,8 +101,8 @@ func start(t *testing.T) *world {
 	var once sync.Once
 	w.end = func() {
 		once.Do(func() {
-			for i := len(w.mods.names) - 1; i >= 0; i-- {
-				if f := w.mods.mods[w.mods.names[i]].Drain; f != nil {
+			for _, n := range slices.Backward(w.mods.names) {
+				if f := w.mods.mods[n].Drain; f != nil {
 					if err := f(ctx); err != nil {
 						t.Errorf("drain: %v", err)
 					}
@@ -109,8 +110,8 @@ func start(t *testing.T) *world {
 			}
 			cancel()
 			wg.Wait()
-			for i := len(w.mods.names) - 1; i >= 0; i-- {
-				if f := w.mods.mods[w.mods.names[i]].Stop; f != nil {
+			for _, n := range slices.Backward(w.mods.names) {
+				if f := w.mods.mods[n].Stop; f != nil {
 					if err := f(context.Background()); err != nil {
 						t.Errorf("stop: %v", err)
 					}

@@ -54,7 +54,7 @@ func (s *serving) start(ctx context.Context) error {
 	if s.rpcAddr == "" {
 		s.rpcAddr = ln.Addr().String()
 	}
-	s.epoch = uint64(time.Now().UnixMilli()) //nolint:gosec // after 1970
+	s.epoch = uint64(time.Now().UnixMilli())
 	s.leaser = registry.NewLeaser(s.t.d.Registry, s.lease, 0, registry.LeaserCallbacks{
 		OnDown: func(err error) { s.t.d.Log.Warn("lease not renewed", zap.Error(err)) },
 		OnUp:   func() { s.t.d.Log.Info("lease stands", zap.String("server_id", string(s.id))) },

@@ -111,8 +111,7 @@ func requestID(given string) string {
 
 // answer writes body or err.
 func (s *Server) answer(c *call, r *route, body any, err error) {
-	var undecided *group.UndecidedError
-	if errors.As(err, &undecided) {
+	if undecided, ok := errors.AsType[*group.UndecidedError](err); ok {
 		body, err = accepted{map[string]wire.MsgID{"operation": undecided.Operation}}, nil
 	}
 	if err != nil {

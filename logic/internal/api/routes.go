@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"github.com/starling-im/starling/common/token"
 )
@@ -53,12 +54,7 @@ func routes() []route {
 
 // allowed says whether a caller with these claims may use the route.
 func (r *route) allowed(c token.Claims) bool {
-	for _, role := range r.roles {
-		if c.Has(role) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.roles, c.Has)
 }
 
 // register puts the table into hertz; what is in no row is not found, or the page.

@@ -20,9 +20,8 @@ import (
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
-	"github.com/starling-im/starling/logic/internal/message"
-
 	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/logic/internal/message"
 )
 
 // Limits of commands.

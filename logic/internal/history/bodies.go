@@ -3,9 +3,12 @@ package history
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -43,19 +46,8 @@ func (p *page) bodies(ctx context.Context, uc *store.UserConv, rows []store.Row,
 // merge takes bodies from the cache where they are of the row's version, and
 // the rest from the store.
 func (p *page) merge(ctx context.Context, conv wire.ConvID, rows []store.Row, waiting map[wire.MsgID]bool) error {
-	var ids []wire.MsgID
-	for i := range rows {
-		if rows[i].Kind == store.KindMessage && waiting[rows[i].ID] {
-			ids = append(ids, rows[i].ID)
-		}
-	}
-	cached, err := p.s.d.Index.GetMessages(ctx, ids)
-	if err != nil {
-		p.s.d.Log.Debug("cached messages not read", zap.Error(err))
-		cached = nil
-	}
-	var missing []int64
-	hits := 0
+	cached := p.cached(ctx, rows, waiting)
+	lacking := map[int64]*store.Row{}
 	for i := range rows {
 		r := &rows[i]
 		if r.Kind != store.KindMessage || r.Status == wire.StatusRecalled {
@@ -63,26 +55,41 @@ func (p *page) merge(ctx context.Context, conv wire.ConvID, rows []store.Row, wa
 		}
 		if c, ok := cached[r.ID]; ok && c.Conv == conv && c.Seq == r.Seq && c.Version == r.Version {
 			r.Content = c.Content
-			hits++
+			p.s.d.Metrics.bodies.WithLabelValues("cache").Inc()
 			continue
 		}
-		missing = append(missing, r.Seq)
+		lacking[r.Seq] = r
 	}
-	p.s.d.Metrics.bodies.WithLabelValues("cache").Add(float64(hits))
-	p.s.d.Metrics.bodies.WithLabelValues("store").Add(float64(len(missing)))
-	if len(missing) == 0 {
+	if len(lacking) == 0 {
 		return nil
 	}
-	contents, err := p.s.d.Store.Contents(ctx, conv, missing)
+	p.s.d.Metrics.bodies.WithLabelValues("store").Add(float64(len(lacking)))
+	contents, err := p.s.d.Store.Contents(ctx, conv, slices.Collect(maps.Keys(lacking)))
 	if err != nil {
 		return fmt.Errorf("read bodies: %w", err)
 	}
-	for i := range rows {
-		if c, ok := contents[rows[i].Seq]; ok && rows[i].Kind == store.KindMessage && rows[i].Status != wire.StatusRecalled {
-			rows[i].Content = c
-		}
+	for seq, r := range lacking {
+		r.Content = contents[seq]
 	}
 	return nil
+}
+
+// cached asks the index for the messages that wait; without it there are none.
+func (p *page) cached(ctx context.Context, rows []store.Row, waiting map[wire.MsgID]bool) map[wire.MsgID]registry.CachedMsg {
+	var ids []wire.MsgID
+	for i := range rows {
+		if rows[i].Kind == store.KindMessage && waiting[rows[i].ID] {
+			ids = append(ids, rows[i].ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	got, err := p.s.d.Index.GetMessages(ctx, ids)
+	if err != nil {
+		p.s.d.Log.Debug("cached messages not read", zap.Error(err))
+	}
+	return got
 }
 
 // edits gives each edit the present content of its target: empty once that was

@@ -343,7 +343,7 @@ func TestStoreAway(t *testing.T) {
 func TestPagesAreTheWhole(t *testing.T) {
 	for seed := range uint64(150) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's dice
+			r := rand.New(rand.NewPCG(seed, 1))
 			f := setup(t)
 			model := f.grow(r)
 			cursors := map[wire.ConvID]int64{}

@@ -48,7 +48,7 @@ func (t *token) encode() (string, error) {
 	if t.newDevice {
 		b[1] = flagNewDevice
 	}
-	b = binary.AppendUvarint(b, uint64(t.limit)) //nolint:gosec // 1–500
+	b = binary.AppendUvarint(b, uint64(t.limit))
 	b = appendStr(b, string(t.user))
 	b = appendStr(b, string(t.after))
 	convs := make([]wire.ConvID, 0, len(t.cursors))
@@ -60,7 +60,7 @@ func (t *token) encode() (string, error) {
 	b = binary.AppendUvarint(b, uint64(len(convs)))
 	for _, c := range convs {
 		b = appendStr(b, string(c))
-		b = binary.AppendUvarint(b, uint64(t.cursors[c])) //nolint:gosec // not negative: validated
+		b = binary.AppendUvarint(b, uint64(t.cursors[c]))
 	}
 	var out bytes.Buffer
 	w, err := flate.NewWriter(&out, flate.BestSpeed)
@@ -101,7 +101,7 @@ func parseToken(raw []byte) (*token, error) {
 	version, flags := d.byte(), d.byte()
 	t := &token{
 		newDevice: flags&flagNewDevice != 0,
-		limit:     int(d.num()), //nolint:gosec // checked below
+		limit:     int(d.num()),
 		user:      wire.UserID(d.str()),
 		after:     wire.ConvID(d.str()),
 	}
@@ -113,7 +113,7 @@ func parseToken(raw []byte) (*token, error) {
 	t.cursors = make(map[wire.ConvID]int64, min(n, uint64(len(d.b))))
 	last := t.after
 	for range n {
-		conv, seq := wire.ConvID(d.str()), int64(d.num()) //nolint:gosec // a negative is refused below
+		conv, seq := wire.ConvID(d.str()), int64(d.num())
 		if d.bad || seq < 0 || conv <= last {
 			return nil, errToken
 		}

@@ -99,8 +99,8 @@ func New(cfg Config, d Deps) (*Service, error) {
 // decides alike.
 func (s *Service) limits() *recordpb.Limits {
 	return &recordpb.Limits{
-		LargeGroup:     uint32(s.cfg.LargeGroup), //nolint:gosec // validated: 1 to a million
-		MaxMembers:     uint32(s.cfg.MaxMembers), //nolint:gosec // validated: 1 to ten million
+		LargeGroup:     uint32(s.cfg.LargeGroup),
+		MaxMembers:     uint32(s.cfg.MaxMembers),
 		RecallWindowMs: s.cfg.RecallWindow.Milliseconds(),
 	}
 }

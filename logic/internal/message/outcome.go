@@ -64,7 +64,7 @@ func (s *Service) firstID(ctx context.Context, p *Pending, r *recordpb.Record) e
 		Conv: p.Key.Conv, From: p.Key.From, ClientID: p.Key.ClientID, ID: p.ID, Hash: p.Hash,
 	}})
 	if err != nil || len(got) != 1 || got[0].First {
-		return nil //nolint:nilerr // advisory: the machine drops the repeat
+		return nil // advisory: the machine drops the repeat
 	}
 	if got[0].Hash != p.Hash {
 		return wire.Errorf(wire.CodeConflict, "this key was used for another command")

@@ -108,6 +108,7 @@ func run(t *testing.T, f func(t *testing.T, w *world, b *Buffer)) {
 
 func TestCoalesced(t *testing.T) {
 	run(t, func(t *testing.T, w *world, b *Buffer) {
+		t.Helper()
 		start := time.Now()
 		for i := range int64(50) {
 			b.Add("bob", "web", 7, "p:alice:bob", i+1, 0)
@@ -139,6 +140,7 @@ func TestCoalesced(t *testing.T) {
 
 func TestManyAreWrittenAtOnce(t *testing.T) {
 	run(t, func(t *testing.T, w *world, b *Buffer) {
+		t.Helper()
 		start := time.Now()
 		for i := range FlushCount {
 			b.Add(wire.UserID(fmt.Sprintf("u%d", i)), "d", 1, "g:team", 5, 0)
@@ -163,6 +165,7 @@ func TestWhoGetsTheReceipt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T, w *world, b *Buffer) {
+				t.Helper()
 				w.members = c.members
 				b.Add("bob", "web", 7, c.conv, 5, 4)
 				b.Flush(t.Context(), "bob")
@@ -193,6 +196,7 @@ func TestWhoGetsTheReceipt(t *testing.T) {
 
 func TestWhatDidNotGrowIsClearedOnly(t *testing.T) {
 	run(t, func(t *testing.T, w *world, b *Buffer) {
+		t.Helper()
 		w.still = true
 		b.Add("bob", "web", 7, "p:alice:bob", 5, 0)
 		b.Flush(t.Context(), "bob")
@@ -205,6 +209,7 @@ func TestWhatDidNotGrowIsClearedOnly(t *testing.T) {
 
 func TestStoreAwayKeepsThem(t *testing.T) {
 	run(t, func(t *testing.T, w *world, b *Buffer) {
+		t.Helper()
 		w.err = errors.New("away")
 		b.Add("bob", "web", 7, "p:alice:bob", 5, 0)
 		time.Sleep(300 * time.Millisecond)
@@ -228,6 +233,7 @@ func TestStoreAwayKeepsThem(t *testing.T) {
 
 func TestFlushWaitsForTheOwnOnly(t *testing.T) {
 	run(t, func(t *testing.T, w *world, b *Buffer) {
+		t.Helper()
 		start := time.Now()
 		b.Flush(t.Context(), "alice") // nothing pending
 		b.Add("bob", "web", 7, "p:alice:bob", 5, 0)
