@@ -180,6 +180,9 @@ func (j *job) act(most int) {
 		j.w.fail("%s: act: %w", j.name, err)
 		return
 	}
+	for _, e := range j.pending[:n] {
+		j.w.acted[e.At] = max(j.w.acted[e.At], e.Offset)
+	}
 	j.pending = j.pending[n:]
 	j.st.late()
 }
@@ -191,9 +194,13 @@ func (j *job) commit() {
 		next = maps.Clone(j.next)
 	}
 	for p, n := range next {
-		if j.w.owner[p] == j {
-			j.w.committed[p] = max(j.w.committed[p], n)
+		if j.w.owner[p] != j {
+			continue
 		}
+		if n > j.w.acted[p]+1 {
+			j.w.fail("%s commits %v at %d, but nobody has acted beyond %d", j.name, p, n, j.w.acted[p])
+		}
+		j.w.committed[p] = max(j.w.committed[p], n)
 	}
 }
 

@@ -15,7 +15,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const defaultSchedules = 3000
+// steps is the length of a schedule before its faults end.
+const (
+	defaultSchedules = 3000
+	steps            = 1500
+)
 
 func envInt(t *testing.T, name string, or int) int {
 	t.Helper()
@@ -34,7 +38,7 @@ func envInt(t *testing.T, name string, or int) int {
 func TestSchedules(t *testing.T) {
 	t.Parallel()
 	if seed := envInt(t, "STARLING_SIM_SEED", -1); seed >= 0 {
-		if err := run(uint64(seed), options{steps: 500}); err != nil {
+		if err := run(uint64(seed), options{steps: steps}); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -52,7 +56,7 @@ func TestSchedules(t *testing.T) {
 				if s > int64(n) || failed.Load() > 2 {
 					return
 				}
-				if err := run(uint64(s), options{steps: 500}); err != nil {
+				if err := run(uint64(s), options{steps: steps}); err != nil {
 					failed.Add(1)
 					t.Error(err)
 				}
@@ -65,7 +69,7 @@ func TestSchedules(t *testing.T) {
 // TestPlantedBugs plants each bug alone: some seed must find it.
 func TestPlantedBugs(t *testing.T) {
 	t.Parallel()
-	const within = 400
+	const within = 2000
 	bugs := planted()
 	order := make([]bug, 0, len(bugs))
 	for b := range bugs {
@@ -75,7 +79,7 @@ func TestPlantedBugs(t *testing.T) {
 	for _, b := range order {
 		t.Run(bugs[b], func(t *testing.T) {
 			for seed := uint64(1); seed <= within; seed++ {
-				if err := run(seed, options{steps: 500, bug: b}); err != nil {
+				if err := run(seed, options{steps: steps, bug: b}); err != nil {
 					t.Logf("seed %d: %.300s", seed, err)
 					return
 				}

@@ -38,6 +38,7 @@ type world struct {
 	parts     []record.PartitionID
 	counts    map[string]int32 // partitions of each topic
 	committed map[record.PartitionID]int64
+	acted     map[record.PartitionID]int64 // by whomever, up to here
 	owner     map[record.PartitionID]*job
 
 	jobs    []*job
@@ -63,6 +64,7 @@ func newWorld(seed uint64, o options) *world {
 		st: memstore.New(), reg: memregistry.New(),
 		log:       make(map[record.PartitionID][]record.Entry),
 		committed: make(map[record.PartitionID]int64),
+		acted:     make(map[record.PartitionID]int64),
 		owner:     make(map[record.PartitionID]*job),
 		counts:    map[string]int32{record.TopicMessages: 2, record.TopicGroups: 2},
 		nextID:    1000, nextConn: 1,
@@ -82,7 +84,7 @@ func newWorld(seed uint64, o options) *world {
 		for n := range w.counts[topic] {
 			p := record.PartitionID{Topic: topic, Number: n}
 			w.parts = append(w.parts, p)
-			w.committed[p] = -1
+			w.committed[p], w.acted[p] = -1, -1
 		}
 	}
 	for i := range 2 + w.rng.IntN(2) {
