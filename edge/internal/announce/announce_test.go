@@ -1,0 +1,210 @@
+package announce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/registry/memregistry"
+	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/edge/internal/roster"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// counting counts the calls that write routes.
+type counting struct {
+	*memregistry.Registry
+	puts atomic.Int64
+	slow time.Duration
+	fail atomic.Bool
+}
+
+func (c *counting) PutRoutes(ctx context.Context, rs map[wire.UserID][]registry.Route) (map[wire.UserID][]registry.Route, error) {
+	c.puts.Add(1)
+	if c.fail.Load() {
+		return nil, errors.New("no")
+	}
+	time.Sleep(c.slow)
+	return c.Registry.PutRoutes(ctx, rs)
+}
+
+type rig struct {
+	a      *Announcer
+	reg    *counting
+	roster *roster.Roster
+	hellos atomic.Int64
+	missed atomic.Int64
+	newer  atomic.Int64
+}
+
+func start(t *testing.T, cfg Config) *rig {
+	t.Helper()
+	r := &rig{reg: &counting{Registry: memregistry.New()}, roster: roster.New()}
+	r.a = New(cfg, r.reg, r.roster, Events{
+		Load: func() int64 { return 3 }, HelloChanged: func() { r.hellos.Add(1) },
+		Missed: func() { r.missed.Add(1) }, Newer: func(*roster.Member) { r.newer.Add(1) },
+	}, prometheus.NewRegistry(), zap.NewNop())
+	r.a.Start(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e1", URL: "ws://e1"})
+	t.Cleanup(func() { r.a.Stop(context.WithoutCancel(t.Context())) })
+	return r
+}
+
+func (r *rig) member(user string, conn int) *roster.Member {
+	m, _ := r.roster.Connect(nil, roster.Identity{User: wire.UserID(user), Device: "web", Conn: wire.ConnID(conn)})
+	r.roster.Open(m, nil)
+	return m
+}
+
+func TestLogInsAreCollected(t *testing.T) {
+	r := start(t, Config{TTL: time.Hour, Round: time.Hour})
+	r.reg.slow = 20 * time.Millisecond
+	var wg sync.WaitGroup
+	const n = 300
+	for i := range n {
+		m := r.member(fmt.Sprintf("u%d", i), i+1)
+		wg.Go(func() {
+			if !r.a.Put(t.Context(), m) {
+				t.Error("gave way to nobody")
+			}
+		})
+	}
+	wg.Wait()
+	if got := r.reg.puts.Load(); got > n/5 {
+		t.Errorf("%d calls for %d log-ins", got, n)
+	}
+	got, err := r.reg.Lookup(t.Context(), []wire.UserID{"u0", "u299"}, nil)
+	if err != nil || len(got.Users) != 2 || got.Users["u0"][0].Server != "e1" {
+		t.Errorf("look-up %+v, %v", got, err)
+	}
+}
+
+func TestGivesWayToANewerConnection(t *testing.T) {
+	r := start(t, Config{TTL: time.Hour, Round: time.Second})
+	_, err := r.reg.Renew(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e2", Epoch: 9, URL: "ws://e2"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := r.member("bob", 5)
+	if !r.a.Put(t.Context(), old) {
+		t.Fatal("the only one gave way")
+	}
+	route := registry.Route{Conn: 8, Server: "e2", Epoch: 9, Device: "web"}
+	if _, err := r.reg.Registry.PutRoutes(t.Context(), map[wire.UserID][]registry.Route{"bob": {route}}); err != nil {
+		t.Fatal(err)
+	}
+	// The slow round finds that the device is elsewhere now.
+	eventually(t, "the older one is told", func() bool { return r.newer.Load() > 0 })
+	if r.a.Put(t.Context(), r.member("bob", 6)) {
+		t.Error("an older id did not give way at log-in")
+	}
+	if got := r.a.Edges(t.Context()); len(got) != 1 || got[0] != "ws://e2" {
+		t.Errorf("other edges: %v", got)
+	}
+}
+
+func TestUnlistedUntilAnnounced(t *testing.T) {
+	r := start(t, Config{TTL: 300 * time.Millisecond, Round: time.Hour})
+	r.reg.fail.Store(true)
+	if !r.a.Put(t.Context(), r.member("bob", 1)) {
+		t.Fatal("a log-in does not go on without the registry")
+	}
+	if _, _, unlisted := r.a.Hello(); !unlisted || r.hellos.Load() != 1 {
+		t.Fatalf("unlisted %v after %d hellos", unlisted, r.hellos.Load())
+	}
+	time.Sleep(250 * time.Millisecond) // renewals go through, announcing does not
+	if _, _, unlisted := r.a.Hello(); !unlisted {
+		t.Fatal("listed without having announced")
+	}
+	r.reg.fail.Store(false)
+	eventually(t, "it is listed", func() bool { _, _, u := r.a.Hello(); return !u })
+	got, err := r.reg.Lookup(t.Context(), []wire.UserID{"bob"}, nil)
+	if err != nil || len(got.Users["bob"]) != 1 {
+		t.Errorf("look-up %+v, %v", got, err)
+	}
+}
+
+func TestLapseTakesANewEpoch(t *testing.T) {
+	r := start(t, Config{TTL: 150 * time.Millisecond, Round: time.Hour})
+	_, before, _ := r.a.Hello()
+	r.reg.SetAway(true)
+	time.Sleep(250 * time.Millisecond)
+	r.reg.SetAway(false)
+	eventually(t, "sessions are told", func() bool { return r.missed.Load() == 1 })
+	if _, after, unlisted := r.a.Hello(); after <= before || unlisted {
+		t.Errorf("epoch %d after %d, unlisted %v", after, before, unlisted)
+	}
+}
+
+func TestGroupsComeAndGo(t *testing.T) {
+	r := start(t, Config{TTL: time.Hour, Round: time.Hour})
+	where := func() int {
+		got, err := r.reg.Lookup(t.Context(), nil, []wire.GroupID{"g"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(got.Groups["g"])
+	}
+	m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1})
+	r.a.AddGroups(t.Context(), r.roster.Reserve([]wire.GroupID{"g"}))
+	if where() != 1 {
+		t.Fatal("not named")
+	}
+	r.roster.Open(m, []wire.GroupID{"g"})
+	_, left := r.roster.Remove(m)
+	// Somebody else enters before the removal is done: its counter is newer.
+	r.a.AddGroups(t.Context(), r.roster.Reserve([]wire.GroupID{"g"}))
+	r.a.GroupsLeft(left)
+	r.a.GroupsFresh([]wire.GroupID{"other"}) // behind it in the queue
+	eventually(t, "the queue is worked off", func() bool {
+		got, err := r.reg.Lookup(t.Context(), nil, []wire.GroupID{"other"})
+		return err == nil && len(got.Groups["other"]) == 1
+	})
+	if where() != 1 {
+		t.Error("a removal that came late took the edge out")
+	}
+}
+
+func TestDropRemovesTheRouteAndKeepsLastSeen(t *testing.T) {
+	r := start(t, Config{TTL: time.Hour, Round: time.Hour})
+	m := r.member("bob", 1)
+	r.a.Put(t.Context(), m)
+	r.a.Drop(m, 77)
+	eventually(t, "the route is gone", func() bool {
+		got, err := r.reg.Lookup(t.Context(), []wire.UserID{"bob"}, nil)
+		return err == nil && len(got.Users["bob"]) == 0
+	})
+	eventually(t, "last seen is kept", func() bool {
+		got, err := r.reg.LastSeen(t.Context(), []wire.UserID{"bob"})
+		return err == nil && got["bob"] == 77
+	})
+}
+
+func TestRoundHasAllParts(t *testing.T) {
+	all := make([]int, 1234)
+	n := 0
+	for step := range roundSteps {
+		n += len(part(all, step))
+	}
+	if n != len(all) {
+		t.Errorf("a round has %d of %d", n, len(all))
+	}
+}
