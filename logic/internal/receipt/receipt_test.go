@@ -303,3 +303,26 @@ func TestTheEndWritesTheRest(t *testing.T) {
 		t.Errorf("%d moves in %d calls", n, len(w.calls))
 	}
 }
+
+func TestStoreAwayKeepsMany(t *testing.T) {
+	run(t, func(t *testing.T, w *world, b *Buffer) {
+		t.Helper()
+		w.err = errors.New("away")
+		for i := range 2*FlushCount + 1 {
+			b.Add(wire.UserID(fmt.Sprint("u", i)), "d", 1, "g:team", 5, 0)
+		}
+		time.Sleep(2 * time.Second)
+		w.mu.Lock()
+		w.err = nil
+		w.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		n := 0
+		for _, c := range w.calls {
+			n += len(c)
+		}
+		if n != 2*FlushCount+1 {
+			t.Errorf("%d moves were written", n)
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -296,11 +297,16 @@ func TestOrderOverManyBatches(t *testing.T) {
 	s := w.open(t)
 	const n = 1000
 	id := ""
+	var batch []*rpcpb.Up
 	for i := range n {
-		if i == n/2 { // a recall in the middle keeps its place
-			s.send(up("alice", 7777, wire.OpRecall, `{"conv":"p:alice:bob","id":"1"}`))
+		if i == n/2 { // a recall in the middle, and of a batch, keeps its place
+			batch = append(batch, up("alice", 7777, wire.OpRecall, `{"conv":"p:alice:bob","id":"1"}`))
 		}
-		s.send(up("alice", int32(i+1), wire.OpSend, sendBody(fmt.Sprintf("c%04d", i), "x")))
+		batch = append(batch, up("alice", int32(i+1), wire.OpSend, sendBody(fmt.Sprintf("c%04d", i), "x")))
+		if i%7 == 0 || i == n-1 {
+			s.send(batch...)
+			batch = nil
+		}
 	}
 	for range n + 1 {
 		s.next()
@@ -477,7 +483,7 @@ func TestBatchesAreCut(t *testing.T) {
 // An edge that takes no answers is cut off; nothing hangs.
 func TestEdgeThatDoesNotRead(t *testing.T) {
 	w := setup(t)
-	m := many{n: 3 * outQueue, body: wire.SendAck{ClientID: "c", Conv: "p:alice:bob", ID: 1}, done: make(chan struct{})}
+	m := many{n: outBytes / (8 << 10), body: wire.SendAck{ClientID: strings.Repeat("c", 16<<10), Conv: "p:alice:bob", ID: 1}, done: make(chan struct{})}
 	w.server.d.Messages = m
 	s := w.open(t)
 	s.send(up("alice", 1, wire.OpSend, sendBody("c", "x")))
