@@ -70,7 +70,8 @@ func runTranscript(t *testing.T, in string) string {
 				s.run(line)
 			}
 		}
-		fmt.Fprintf(&out, "----\n%s\n", s.out.String())
+		// protobuf writes its error texts with either space, so that nobody relies on them.
+		fmt.Fprintf(&out, "----\n%s\n", strings.ReplaceAll(s.out.String(), "\u00a0", " "))
 	}
 	return strings.TrimRight(out.String(), "\n") + "\n"
 }
