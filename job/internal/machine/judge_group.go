@@ -26,31 +26,40 @@ func (t *turn) judgeCommand(ctx context.Context, it *item, d *draft) (ruling, er
 		return t.create(it, d)
 	case recordpb.Command_JOIN:
 		return refuse(wire.CodeForbidden) // no group is open to all yet
-	case recordpb.Command_ADD, recordpb.Command_REMOVE, recordpb.Command_ROLE, recordpb.Command_RENAME,
-		recordpb.Command_MUTE, recordpb.Command_DISMISS:
-	case recordpb.Command_KIND_UNSPECIFIED:
-		return ruling{}, fmt.Errorf("%w: no kind of command", record.ErrUnknown)
 	default:
+	}
+	change := t.changeOf(c.GetKind())
+	if change == nil {
 		return ruling{}, fmt.Errorf("%w: command %d", record.ErrUnknown, c.GetKind())
 	}
 	by, code, err := t.actor(ctx, it, d)
 	if err != nil || code != "" {
 		return ruling{code: code}, err
 	}
-	switch c.GetKind() {
+	return change(ctx, it, d, by)
+}
+
+// changeFunc decides one kind of change by a member.
+type changeFunc func(ctx context.Context, it *item, d *draft, by store.Member) (ruling, error)
+
+// changeOf returns what decides a kind of command, nil for an unknown one.
+func (t *turn) changeOf(k recordpb.Command_Kind) changeFunc {
+	switch k {
 	case recordpb.Command_ADD:
-		return t.add(ctx, it, d, by)
+		return t.add
 	case recordpb.Command_REMOVE:
-		return t.remove(ctx, it, d, by)
+		return t.remove
 	case recordpb.Command_ROLE:
-		return t.role(ctx, it, d, by)
+		return t.role
 	case recordpb.Command_RENAME:
-		return t.rename(ctx, it, d, by)
+		return t.rename
 	case recordpb.Command_MUTE:
-		return t.mute(ctx, it, d, by)
-	default:
-		return t.dismiss(ctx, it, d, by)
+		return t.mute
+	case recordpb.Command_DISMISS:
+		return t.dismiss
+	case recordpb.Command_KIND_UNSPECIFIED, recordpb.Command_CREATE, recordpb.Command_JOIN:
 	}
+	return nil
 }
 
 // create makes a group: one seq, at which all first members joined.

@@ -15,8 +15,7 @@ var errSetAside = errors.New("set aside when it was applied")
 // rows that it made; nothing is written.
 func (t *turn) redo(ctx context.Context, it *item) error {
 	err := t.redoEffects(ctx, it)
-	var det *store.DeterministicError
-	if errors.As(err, &det) {
+	if det, ok := errors.AsType[*store.DeterministicError](err); ok {
 		it.pushed, it.err, err = nil, det, nil // it can be read as little as it could be written
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"go.uber.org/zap"
 
@@ -63,8 +64,7 @@ func (m *Machine) mine(es []record.Entry) []record.Entry {
 func (m *Machine) run(ctx context.Context, es []record.Entry, aside asides, res *Result) error {
 	for es = m.mine(es); len(es) > 0; es = m.mine(es) {
 		t, err := m.build(ctx, es, aside)
-		var bad *poisonError
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[*poisonError](err); ok {
 			if err := aside.raise(bad.entry, bad.err); err != nil {
 				return err
 			}
@@ -233,9 +233,7 @@ func (t *turn) prefetch(ctx context.Context, items []item) error {
 		if err != nil {
 			return fmt.Errorf("read outcomes: %w", err)
 		}
-		for k, o := range found {
-			t.known[k] = o
-		}
+		maps.Copy(t.known, found)
 	}
 	if len(convs) == 0 {
 		return nil

@@ -11,7 +11,6 @@ const (
 	bugRepeatsUnchecked
 	bugMembersUnchecked
 	bugJoinNotIndexed
-	bugJoinGapNotTold
 	bugJoinNotApplied
 	bugLeaveNotApplied
 	bugJoinedUnknown
@@ -21,7 +20,6 @@ const (
 	bugResendWrong
 	bugLostNotTold
 	bugLostGroupsKept
-	bugRelistedGroupsKept
 	bugLaggedNotTold
 	bugSeqGap
 	bugCacheKept
@@ -40,35 +38,33 @@ const (
 // planted is the list of bugs, and what each of them is.
 func planted() map[bug]string {
 	return map[bug]string{
-		bugAckBeforeLog:       "send_ack is given before the record is in the log",
-		bugActBeforeCommit:    "effects are done before the commit",
-		bugGuardSkipped:       "a commit does not check epoch and applied",
-		bugRepeatsUnchecked:   "a client_id is not looked up",
-		bugMembersUnchecked:   "everyone counts as a member",
-		bugJoinNotIndexed:     "a join does not write the edge into the group's index",
-		bugJoinGapNotTold:     "an edge whose index entry was lost with a join on its way tells nobody",
-		bugJoinNotApplied:     "a join is not applied at the edge",
-		bugLeaveNotApplied:    "a removal is not applied at the edge",
-		bugJoinedUnknown:      "an edge passes on what came before the membership that a log-in read",
-		bugCommittedEarly:     "offsets are committed before the effects are done",
-		bugStartsBeyond:       "a new owner starts after what was applied",
-		bugPositionUnchecked:  "an edge passes on frames at or below its position",
-		bugResendWrong:        "a stream is resumed after the edge's position",
-		bugLostNotTold:        "an edge that was told lost tells nobody",
-		bugLostGroupsKept:     "an edge that was told lost does not read its groups again",
-		bugRelistedGroupsKept: "an edge that is listed again does not read its groups again",
-		bugLaggedNotTold:      "a slow connection loses pushes without lagged",
-		bugSeqGap:             "a seq is left out",
-		bugCacheKept:          "caches and applied are kept after a commit whose outcome is unknown",
-		bugRedoNewSeq:         "what is redone is judged again",
-		bugOrderSwapped:       "two frames of a stream change places",
-		bugHolesTrusted:       "the index is trusted without its sentinel",
-		bugLookupEarly:        "routes are looked up before the commit",
-		bugPoisonBlocks:       "a record that cannot be decoded is tried for ever",
-		bugCursorBeyond:       "a client's cursor goes beyond what it was given",
-		bugAuthBeforeRoute:    "a client syncs before its route is written",
-		bugGroupsBeforeRoute:  "groups are read before the route is written",
-		bugDeltasForgotten:    "changes of groups are forgotten during a log-in",
-		bugRefusalNotKept:     "a refusal is not kept for the next sync",
+		bugAckBeforeLog:      "send_ack is given before the record is in the log",
+		bugActBeforeCommit:   "effects are done before the commit",
+		bugGuardSkipped:      "a commit does not check epoch and applied",
+		bugRepeatsUnchecked:  "a client_id is not looked up",
+		bugMembersUnchecked:  "everyone counts as a member",
+		bugJoinNotIndexed:    "a join does not write the edge into the group's index",
+		bugJoinNotApplied:    "a join is not applied at the edge",
+		bugLeaveNotApplied:   "a removal is not applied at the edge",
+		bugJoinedUnknown:     "an edge passes on what came before the membership that a log-in read",
+		bugCommittedEarly:    "offsets are committed before the effects are done",
+		bugStartsBeyond:      "a new owner starts after what was applied",
+		bugPositionUnchecked: "an edge passes on frames at or below its position",
+		bugResendWrong:       "a stream is resumed after the edge's position",
+		bugLostNotTold:       "an edge that was told lost tells nobody",
+		bugLostGroupsKept:    "an edge that was told lost does not read its groups again",
+		bugLaggedNotTold:     "a slow connection loses pushes without lagged",
+		bugSeqGap:            "a seq is left out",
+		bugCacheKept:         "caches and applied are kept after a commit whose outcome is unknown",
+		bugRedoNewSeq:        "what is redone is judged again",
+		bugOrderSwapped:      "two frames of a stream change places",
+		bugHolesTrusted:      "the index is trusted without its sentinel",
+		bugLookupEarly:       "routes are looked up before the commit",
+		bugPoisonBlocks:      "a record that cannot be decoded is tried for ever",
+		bugCursorBeyond:      "a client's cursor goes beyond what it was given",
+		bugAuthBeforeRoute:   "a client syncs before its route is written",
+		bugGroupsBeforeRoute: "groups are read before the route is written",
+		bugDeltasForgotten:   "changes of groups are forgotten during a log-in",
+		bugRefusalNotKept:    "a refusal is not kept for the next sync",
 	}
 }

@@ -2,12 +2,10 @@ package sim
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 
-	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/wire"
@@ -252,8 +250,3 @@ func (w *world) complete(d *device, when string) {
 		}
 	}
 }
-
-var (
-	_ = fmt.Sprint
-	_ = record.Version
-)

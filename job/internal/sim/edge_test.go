@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
@@ -32,6 +33,7 @@ type edge struct {
 	unknown  bool // the index was emptied: announce
 	shaky    bool // it was a while ago: joins may still be on their way from before
 	pos      *rpc.Positions
+	passed   map[record.PartitionID]int64
 	sessions map[uint64]*session
 	streams  map[*job]*stream
 }
@@ -70,6 +72,7 @@ func (e *edge) start() {
 	e.epoch++
 	e.alive, e.unlisted, e.unknown = true, false, false
 	e.pos = new(rpc.Positions)
+	e.passed = make(map[record.PartitionID]int64)
 	e.sessions = make(map[uint64]*session)
 	e.streams = make(map[*job]*stream)
 	e.renew()
@@ -172,9 +175,6 @@ func (e *edge) announce() {
 					return err
 				}
 			}
-		}
-		if e.unlisted && e.w.bug != bugRelistedGroupsKept {
-			e.readGroups() // after the routes: a join before may have met none
 		}
 		for _, c := range sortedKeys(e.sessions) {
 			if gs := sortedKeys(e.sessions[c].groups); len(gs) > 0 {
@@ -330,6 +330,13 @@ func (e *edge) receive(st *stream) {
 		if !e.pos.Admit(f.GetAt(), f.GetLost()) && e.w.bug != bugPositionUnchecked {
 			continue
 		}
+		if at := f.GetAt(); at != nil {
+			p := rpc.PartitionOf(at)
+			if last, ok := e.passed[p]; ok && at.GetOffset() <= last {
+				e.w.fail("%s passes on %v@%d after %d", e.server, p, at.GetOffset(), last)
+			}
+			e.passed[p] = at.GetOffset()
+		}
 		if f.GetLost() {
 			e.lost()
 		}
@@ -442,7 +449,7 @@ func (e *edge) membership(it *rpcpb.PushItem, users map[wire.UserID]bool) {
 		_, err := e.w.reg.AddGroupEdge(context.Background(), e.server, []wire.GroupID{wire.GroupID(it.GetGroup())})
 		return err
 	})
-	if ok && e.shaky && e.w.bug != bugJoinGapNotTold {
+	if ok && e.shaky {
 		// The job's own write may be gone with the index that was emptied, and
 		// this edge announced without the group: what came since was not pushed.
 		for _, s := range here {

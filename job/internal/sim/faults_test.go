@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/starling-im/starling/common/record"
-	"github.com/starling-im/starling/common/wire"
 )
 
 // assign is the group's decision: the partition is j's from here on. Whoever
@@ -257,5 +256,3 @@ func (w *world) unrest() string {
 	}
 	return ""
 }
-
-var _ = wire.UserID("")

@@ -22,7 +22,7 @@ type job struct {
 	w      *world
 	name   string
 	alive  bool
-	ctx    context.Context //nolint:containedctx // a process's life
+	ctx    context.Context
 	cancel context.CancelFunc
 	ops    int // calls until it crashes in one; 0: it does not
 
@@ -44,7 +44,7 @@ type stream struct {
 }
 
 // junk is a record that nobody can decode.
-var junk = []byte("junk") //nolint:gochecknoglobals // a constant
+var junk = []byte("junk")
 
 func (j *job) start() {
 	j.alive, j.ops = true, 0
@@ -143,8 +143,7 @@ func (j *job) turn(most int) {
 		delete(j.next, p)
 		j.d.Release(p)
 	}
-	var le *machine.LogError
-	if errors.As(err, &le) {
+	if _, ok := errors.AsType[*machine.LogError](err); ok {
 		w.fail("%s stopped: %w", j.name, err)
 		return
 	}
@@ -213,8 +212,7 @@ func (j *job) claim(p record.PartitionID) bool {
 		return false
 	}
 	if err != nil {
-		var le *machine.LogError
-		if errors.As(err, &le) {
+		if _, ok := errors.AsType[*machine.LogError](err); ok {
 			w.fail("%s stopped: %w", j.name, err)
 		}
 		w.tell("%s: claim failed: %v", j.name, err)
@@ -343,7 +341,7 @@ func (e *edge) reply(st *stream) {
 // decodePush reads what a client would of a frame that has a place in a timeline.
 func decodePush(it *rpcpb.PushItem) (push, bool) {
 	p := push{conv: wire.ConvID(it.GetConv()), seq: it.GetSeq()}
-	switch wire.Op(it.GetOp()) { //nolint:exhaustive // what takes a seq
+	switch wire.Op(it.GetOp()) {
 	case wire.OpMsg:
 		var m wire.Msg
 		if err := wire.Unmarshal(it.GetBody(), &m); err != nil || m.Seq != p.seq || m.Conv != p.conv {

@@ -60,7 +60,7 @@ type world struct {
 
 func newWorld(seed uint64, o options) *world {
 	w := &world{
-		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x57a7)), bug: o.bug, now: startMS, //nolint:gosec // a schedule is to come again
+		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x57a7)), bug: o.bug, now: startMS,
 		st: memstore.New(), reg: memregistry.New(),
 		log:       make(map[record.PartitionID][]record.Entry),
 		committed: make(map[record.PartitionID]int64),
