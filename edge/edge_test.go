@@ -202,7 +202,7 @@ func TestGroupPushesAndChanges(t *testing.T) {
 	j.push(at(1, msg(1, "one", "team")), at(2, add, msg(2, "two", "team")),
 		at(3, msg(3, "three", "team"), remove), at(4, msg(4, "four", "team")), at(5, drop), at(6, msg(6, "six", "team")))
 	// A repeat and a late frame are dropped.
-	j.push(at(2, msg(2, "two again", "team")), at(7, msg(7, "end", "", "bob", "eve")))
+	j.push(at(2, msg(2, "two again", "", "bob", "eve")), at(7, msg(7, "end", "", "bob", "eve")))
 	read := func(c *client) (got []string) {
 		for len(got) == 0 || got[len(got)-1] != "end" {
 			var m wire.Msg
