@@ -181,7 +181,8 @@ func (b *Buffer) Run(ctx context.Context) error {
 			case <-b.kick:
 			case <-t.C:
 			}
-			if err := b.flush(ctx); err != nil {
+			// The end does not cut a write short: each is bounded by storeWait.
+			if err := b.flush(context.WithoutCancel(ctx)); err != nil {
 				b.d.Log.Warn("cursors not written, kept", zap.Error(err))
 				b.pause(ctx, t)
 			}
