@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -105,4 +106,50 @@ func TestSameSeed(t *testing.T) {
 			t.Errorf("two runs of seed %d differ", seed)
 		}
 	}
+}
+
+// TestReach: the schedules come to all that they are to try.
+func TestReach(t *testing.T) {
+	t.Parallel()
+	seen := make(map[string]int)
+	for seed := range uint64(60) {
+		w := newWorld(seed, options{})
+		for i := 0; i < steps && w.err == nil; i++ {
+			w.step()
+		}
+		w.settle()
+		for _, line := range w.story {
+			for _, what := range []string{
+				"crashes", "is killed", "is fenced out", "turn failed", "was told lost", "index is emptied", "index is stale",
+				"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects",
+			} {
+				if strings.Contains(line, what) {
+					seen[what]++
+				}
+			}
+		}
+		for _, p := range w.parts {
+			if st, err := w.st.State(t.Context(), p); err == nil {
+				seen["stored"] += int(st.Stored)
+				seen["updates"] += int(st.Updates)
+				seen["commands"] += int(st.Commands)
+				seen["repeats"] += int(st.Repeats)
+				seen["refused"] += int(st.Refused)
+				seen["set aside"] += int(st.SetAside)
+			}
+		}
+		for _, j := range w.jobs {
+			j.stop()
+		}
+	}
+	for _, what := range []string{
+		"crashes", "is killed", "is fenced out", "turn failed", "was told lost", "index is emptied", "index is stale",
+		"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects",
+		"stored", "updates", "commands", "repeats", "refused", "set aside",
+	} {
+		if seen[what] < 10 {
+			t.Errorf("%q came %d times in 60 schedules", what, seen[what])
+		}
+	}
+	t.Log(seen)
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry/memregistry"
+	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -165,6 +167,8 @@ func (w *world) step() {
 		pick(w, w.edges).step()
 	case r < 94:
 		w.command()
+	case r < 95:
+		w.update()
 	default:
 		w.fault()
 	}
@@ -230,4 +234,27 @@ func (w *world) command() {
 	r.Body = &recordpb.Record_Command{Command: c}
 	e := w.produce(r)
 	w.tell("%v@%d %s %v %v in %s", e.PartitionID, e.Offset, r.From, c.GetKind(), c.GetUsers(), g)
+}
+
+// update recalls or edits a message that stands, as logic produces it.
+func (w *world) update() {
+	if len(w.sends) == 0 {
+		return
+	}
+	s := pick(w, w.sends)
+	key := store.OutcomeKey{Conv: s.conv, From: s.from, ClientID: s.clientID}
+	o, err := w.st.Outcome(context.Background(), key)
+	if err != nil || o.Code != "" {
+		return
+	}
+	u := &recordpb.Update{TargetId: int64(o.ID), Status: wire.StatusRecalled}
+	if w.chance(60) {
+		u.Status, u.Content = wire.StatusEdited, s.content+" edited"
+	}
+	w.nextClient++
+	e := w.produce(&recordpb.Record{
+		Id: w.newID(), Conv: string(s.conv), From: string(s.from), ClientId: fmt.Sprintf("u%d", w.nextClient),
+		Hash: uint64(w.nextClient), Body: &recordpb.Record_Update{Update: u},
+	})
+	w.tell("%v@%d %s %s %s in %s", e.PartitionID, e.Offset, s.from, u.GetStatus(), s.clientID, s.conv)
 }
