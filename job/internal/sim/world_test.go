@@ -105,6 +105,17 @@ func newWorld(seed uint64, o options) *world {
 	for _, p := range w.parts {
 		w.assign(p, w.jobs[w.rng.IntN(len(w.jobs))])
 	}
+	if w.chance(70) { // else they are made, if at all, in the course of it
+		for i, g := range w.groups {
+			w.nextClient++
+			w.produce(&recordpb.Record{
+				Id: w.newID(), Conv: string(wire.GroupConv(g)), From: "u0", ClientId: fmt.Sprintf("c%d", w.nextClient), Hash: 1,
+				Body: &recordpb.Record_Command{Command: &recordpb.Command{
+					Kind: recordpb.Command_CREATE, Name: string(g), Users: []string{"u1", string(w.users[2+i])},
+				}},
+			})
+		}
+	}
 	for i, u := range w.users {
 		for d := range 1 + (i % 2) {
 			w.devices = append(w.devices, newDevice(w, u, wire.DeviceID(fmt.Sprintf("d%d", d))))
