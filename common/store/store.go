@@ -230,6 +230,12 @@ type CursorState struct {
 	Members         int // of a group, to tell a large one; 0 for private
 }
 
+// Joined is a group that a user is in now, and the first seq of that interval.
+type Joined struct {
+	Group wire.GroupID
+	Seq   int64
+}
+
 // UserConv is one conversation of a user's list.
 type UserConv struct {
 	Conversation
@@ -244,8 +250,8 @@ type UserConv struct {
 
 // Query is what logic reads and the cursors it writes; always the primary.
 type Query interface {
-	// GroupsOf returns the groups the user is a member of now.
-	GroupsOf(ctx context.Context, u wire.UserID) ([]wire.GroupID, error)
+	// GroupsOf returns the groups the user is a member of now, by group.
+	GroupsOf(ctx context.Context, u wire.UserID) ([]Joined, error)
 	// Conversation returns the head, or ErrNotFound.
 	Conversation(ctx context.Context, conv wire.ConvID) (*Conversation, error)
 	// MemberOf returns the user's newest interval (open or closed), or ErrNotFound.

@@ -150,9 +150,12 @@ func (x *LoginRequest) GetPlatform() string {
 }
 
 type LoginReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Groups        []string               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
-	HistoryEpoch  string                 `protobuf:"bytes,2,opt,name=history_epoch,json=historyEpoch,proto3" json:"history_epoch,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Groups       []string               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	HistoryEpoch string                 `protobuf:"bytes,2,opt,name=history_epoch,json=historyEpoch,proto3" json:"history_epoch,omitempty"`
+	// For each group, the first seq of the membership: what comes before it on a
+	// push stream is not for this user.
+	JoinedSeqs    []int64 `protobuf:"varint,3,rep,packed,name=joined_seqs,json=joinedSeqs,proto3" json:"joined_seqs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -199,6 +202,13 @@ func (x *LoginReply) GetHistoryEpoch() string {
 		return x.HistoryEpoch
 	}
 	return ""
+}
+
+func (x *LoginReply) GetJoinedSeqs() []int64 {
+	if x != nil {
+		return x.JoinedSeqs
+	}
+	return nil
 }
 
 // Up is one frame of a client; op and body are the wire's.
@@ -941,11 +951,13 @@ const file_rpc_rpc_proto_rawDesc = "" +
 	"\x04conn\x18\x02 \x01(\x04R\x04conn\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x04 \x01(\tR\x06device\x12\x1a\n" +
-	"\bplatform\x18\x05 \x01(\tR\bplatform\"I\n" +
+	"\bplatform\x18\x05 \x01(\tR\bplatform\"j\n" +
 	"\n" +
 	"LoginReply\x12\x16\n" +
 	"\x06groups\x18\x01 \x03(\tR\x06groups\x12#\n" +
-	"\rhistory_epoch\x18\x02 \x01(\tR\fhistoryEpoch\"z\n" +
+	"\rhistory_epoch\x18\x02 \x01(\tR\fhistoryEpoch\x12\x1f\n" +
+	"\vjoined_seqs\x18\x03 \x03(\x03R\n" +
+	"joinedSeqs\"z\n" +
 	"\x02Up\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +

@@ -11,16 +11,21 @@ import (
 )
 
 // GroupsOf returns the groups that u is in now, in byte order.
-func (s *Store) GroupsOf(ctx context.Context, u wire.UserID) ([]wire.GroupID, error) {
-	return get(ctx, s, "GroupsOf", func() ([]wire.GroupID, error) {
-		var out []wire.GroupID
+func (s *Store) GroupsOf(ctx context.Context, u wire.UserID) ([]store.Joined, error) {
+	return get(ctx, s, "GroupsOf", func() ([]store.Joined, error) {
+		var out []store.Joined
 		for _, c := range s.users[u] {
-			open := slices.ContainsFunc(c.members[u], func(m store.Member) bool { return m.LeftSeq == 0 })
-			if c.Group != nil && !c.Group.Dismissed && open {
-				out = append(out, wire.GroupID(strings.TrimPrefix(string(c.Conv), "g:")))
+			if c.Group == nil || c.Group.Dismissed {
+				continue
+			}
+			for _, m := range c.members[u] {
+				if m.LeftSeq == 0 {
+					out = append(out, store.Joined{Group: wire.GroupID(strings.TrimPrefix(string(c.Conv), "g:")), Seq: m.JoinedSeq})
+					break
+				}
 			}
 		}
-		slices.Sort(out)
+		slices.SortFunc(out, func(a, b store.Joined) int { return cmp.Compare(a.Group, b.Group) })
 		return out, nil
 	})
 }

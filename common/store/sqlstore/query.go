@@ -13,20 +13,22 @@ import (
 )
 
 // GroupsOf returns the groups that u is in now, in byte order.
-func (s *Store) GroupsOf(ctx context.Context, u wire.UserID) ([]wire.GroupID, error) {
+func (s *Store) GroupsOf(ctx context.Context, u wire.UserID) ([]store.Joined, error) {
 	list, err := all(ctx, s, []statement{{
-		sql: "SELECT c.conv FROM members m JOIN conversations c ON c.id = m.conv_id" +
-			" WHERE m.user = ? AND m.left_seq = 0 AND c.kind = 2 AND c.dismissed = 0 ORDER BY c.conv",
+		sql: "SELECT c.conv, m.joined_seq FROM members m JOIN conversations c ON c.id = m.conv_id" +
+			" WHERE m.user = ? AND m.left_seq = 0 AND c.kind = 2 AND c.dismissed = 0 ORDER BY c.conv, m.joined_seq DESC",
 		args: []any{string(u)},
-	}}, func(r *sql.Rows) (wire.GroupID, error) {
+	}}, func(r *sql.Rows) (store.Joined, error) {
 		var conv string
-		err := r.Scan(&conv)
-		return wire.GroupID(strings.TrimPrefix(conv, "g:")), err //nolint:wrapcheck // told below
+		var j store.Joined
+		err := r.Scan(&conv, &j.Seq)
+		j.Group = wire.GroupID(strings.TrimPrefix(conv, "g:"))
+		return j, err //nolint:wrapcheck // told below
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the groups of a user: %w", err)
 	}
-	return slices.Compact(list), nil
+	return slices.CompactFunc(list, func(a, b store.Joined) bool { return a.Group == b.Group }), nil
 }
 
 // Conversation returns a head.

@@ -76,7 +76,11 @@ func testBytes(f *fixture) {
 	}
 	c := f.group(t, "all", users...)
 	for _, u := range users {
-		equal(t, "groups", got[[]wire.GroupID](t)(f.s.GroupsOf(t.Context(), u)), sorted(wire.GroupID(u), "all"))
+		var groups []wire.GroupID
+		for _, j := range got[[]store.Joined](t)(f.s.GroupsOf(t.Context(), u)) {
+			groups = append(groups, j.Group)
+		}
+		equal(t, "groups", groups, sorted(wire.GroupID(u), "all"))
 		equal(t, "head", got[*store.Conversation](t)(f.s.Conversation(t.Context(), wire.ConvID("g:"+u))), convs[u])
 	}
 	var order []wire.UserID

@@ -17,8 +17,11 @@ func testGroupsOf(f *fixture) {
 	gone.Group.Dismissed = true
 	f.commit(t, &store.Turn{Conversations: []*store.Conversation{gone}})
 	f.group(t, "b", "b", "a")
-	equal(t, "groups", got[[]wire.GroupID](t)(f.s.GroupsOf(t.Context(), "a")), []wire.GroupID{"b", "z"})
-	equal(t, "of nobody", len(got[[]wire.GroupID](t)(f.s.GroupsOf(t.Context(), "x"))), 0)
+	back := f.group(t, "back", "b", "a")
+	f.member(t, back, store.Member{User: "a", JoinedSeq: 1, LeftSeq: 2})
+	f.member(t, back, store.Member{User: "a", JoinedSeq: 7})
+	equal(t, "groups", got[[]store.Joined](t)(f.s.GroupsOf(t.Context(), "a")), []store.Joined{{Group: "b", Seq: 1}, {Group: "back", Seq: 7}, {Group: "z", Seq: 1}})
+	equal(t, "of nobody", len(got[[]store.Joined](t)(f.s.GroupsOf(t.Context(), "x"))), 0)
 }
 
 func testMemberPages(f *fixture) {

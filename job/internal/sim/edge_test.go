@@ -290,16 +290,12 @@ func (s *session) readGroups() bool {
 	}
 	groups := make(map[wire.GroupID]int64)
 	for _, g := range gs {
-		m, err := s.edge.w.st.MemberOf(ctx, wire.GroupConv(g), s.dev.user)
-		if err != nil {
-			return false
-		}
-		groups[g] = m.JoinedSeq
+		groups[g.Group] = g.Seq
 		if s.edge.w.bug == bugJoinedUnknown {
-			groups[g] = 0
+			groups[g.Group] = 0
 		}
 	}
-	s.groups, s.deltas = groups, nil // what came before is in what was read
+	s.groups = groups
 	return true
 }
 
@@ -363,9 +359,9 @@ func (e *edge) lost() {
 func (e *edge) readGroups() {
 	for _, c := range sortedKeys(e.sessions) {
 		s := e.sessions[c]
+		s.deltas = nil // those before the loss may be undone by what was lost
 		if s.phase < phaseGroups {
-			s.deltas = nil // reads its groups yet
-			continue
+			continue // reads its groups yet
 		}
 		s.readGroups()
 		if gs := sortedKeys(s.groups); len(gs) > 0 {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/logic/internal/message"
 )
@@ -63,7 +64,7 @@ type Cursors interface {
 
 // Store is what a log-in reads.
 type Store interface {
-	GroupsOf(ctx context.Context, u wire.UserID) ([]wire.GroupID, error)
+	GroupsOf(ctx context.Context, u wire.UserID) ([]store.Joined, error)
 	HistoryEpoch(ctx context.Context) (string, error)
 }
 
@@ -134,9 +135,9 @@ func (s *Server) Login(ctx context.Context, r *rpcpb.LoginRequest) (*rpcpb.Login
 	if err != nil {
 		return nil, s.storeAway("read groups", err)
 	}
-	reply := &rpcpb.LoginReply{HistoryEpoch: epoch, Groups: make([]string, len(groups))}
+	reply := &rpcpb.LoginReply{HistoryEpoch: epoch, Groups: make([]string, len(groups)), JoinedSeqs: make([]int64, len(groups))}
 	for i, g := range groups {
-		reply.Groups[i] = string(g)
+		reply.Groups[i], reply.JoinedSeqs[i] = string(g.Group), g.Seq
 	}
 	s.d.Metrics.logins.Inc()
 	return reply, nil
