@@ -133,7 +133,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 		Missed:       func() { t.push.LagAll() },
 		Newer:        func(m *roster.Member) { m.Session.Kick(kickReplaced, session.Replaced) },
 	}, d.Metrics, log)
-	t.push = push.New(t.roster, t.announcer, t.announcer.Hello, d.Metrics, log)
+	t.push = push.New(t.roster, groups{t.announcer, t}, t.announcer.Hello, d.Metrics, log)
 	t.grpc = rpc.NewServer()
 	rpcpb.RegisterEdgeServer(t.grpc, t.push)
 	return t, nil

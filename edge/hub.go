@@ -11,6 +11,7 @@ import (
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/edge/internal/announce"
 	"github.com/starling-im/starling/edge/internal/roster"
 	"github.com/starling-im/starling/edge/internal/session"
 )
@@ -72,9 +73,8 @@ func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool 
 		s.Kick(kickReplaced, session.Replaced)
 		return false
 	}
-	reply, err := t.uplink.Login(ctx, &rpcpb.LoginRequest{
-		Server: string(t.lease.Server), Conn: uint64(id.Conn), User: string(id.User), Device: string(id.Device), Platform: id.Platform,
-	})
+	losses := t.roster.Losses()
+	reply, err := t.askLogic(ctx, m)
 	if err != nil {
 		t.log.Debug("log-in without logic", zap.Error(err))
 		e := wire.Errorf(wire.CodeUnavailable, "no logic answered")
@@ -82,27 +82,67 @@ func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool 
 		t.refuse(s, e, session.Unavailable)
 		return false
 	}
-	return t.admit(ctx, m, reply)
+	return t.admit(ctx, m, reply, losses)
 }
 
 // admit enters a session into its groups and opens it.
-func (t *tier) admit(ctx context.Context, m *roster.Member, reply *rpcpb.LoginReply) bool {
-	groups := make([]wire.GroupID, len(reply.GetGroups()))
-	for i, g := range reply.GetGroups() {
-		groups[i] = wire.GroupID(g)
-	}
-	t.announcer.AddGroups(ctx, t.roster.Reserve(groups))
-	ok, left, fresh := t.roster.Open(m, groups)
-	t.announcer.GroupsLeft(left)
-	t.announcer.GroupsFresh(fresh)
-	if !ok {
+func (t *tier) admit(ctx context.Context, m *roster.Member, reply *rpcpb.LoginReply, losses uint64) bool {
+	if !t.enter(ctx, m, reply, losses, t.roster.Open) {
 		return false
+	}
+	if t.roster.Stale(m) {
+		t.push.LagAll() // something was lost while it logged in: its groups are read again
 	}
 	if h := t.history.Load(); h == nil || *h != reply.GetHistoryEpoch() {
 		own := reply.GetHistoryEpoch()
 		t.history.Store(&own)
 	}
 	return m.Session.Open(t.authOK(m.Identity))
+}
+
+// enter brings a session into the groups that logic has read, by Open or
+// Regroup.
+func (t *tier) enter(ctx context.Context, m *roster.Member, reply *rpcpb.LoginReply, losses uint64,
+	into func(*roster.Member, []roster.Joined, uint64) (bool, []roster.Left, []wire.GroupID),
+) bool {
+	groups := make([]roster.Joined, len(reply.GetGroups()))
+	for i, g := range reply.GetGroups() {
+		groups[i].Group = wire.GroupID(g)
+		if i < len(reply.GetJoinedSeqs()) {
+			groups[i].Seq = reply.GetJoinedSeqs()[i]
+		}
+	}
+	t.announcer.AddGroups(ctx, t.roster.Reserve(groups))
+	ok, left, fresh := into(m, groups, losses)
+	t.announcer.GroupsLeft(left)
+	t.announcer.AddGroups(ctx, fresh)
+	return ok
+}
+
+// groups implements push.Groups.
+type groups struct {
+	*announce.Announcer
+	t *tier
+}
+
+// Regroup implements push.Groups: the groups of a session are read again,
+// because changes may have been lost. False: not now.
+func (g groups) Regroup(ctx context.Context, m *roster.Member) bool {
+	t := g.t
+	losses := t.roster.Losses()
+	reply, err := t.askLogic(ctx, m)
+	if err != nil {
+		t.log.Debug("groups cannot be read again", zap.Error(err))
+		return false
+	}
+	t.enter(ctx, m, reply, losses, t.roster.Regroup)
+	return true
+}
+
+func (t *tier) askLogic(ctx context.Context, m *roster.Member) (*rpcpb.LoginReply, error) {
+	return t.uplink.Login(ctx, &rpcpb.LoginRequest{
+		Server: string(t.lease.Server), Conn: uint64(m.Conn), User: string(m.User), Device: string(m.Device), Platform: m.Platform,
+	})
 }
 
 func (t *tier) authOK(id session.Identity) wire.AuthOK {

@@ -67,7 +67,9 @@ type Announcer struct {
 	lease    registry.Lease
 	renewed  time.Time // when the last good renewal began
 	unlisted bool
-	owes     bool // all must be announced
+	owes     bool      // all must be announced
+	unknown  bool      // the index has holes: somebody has not announced yet
+	emptied  time.Time // when it was last announced into an index with holes
 
 	running sync.WaitGroup
 	cancel  context.CancelFunc
@@ -197,6 +199,11 @@ func (a *Announcer) renew(ctx context.Context) {
 	a.renewed = start
 	due := a.owes || !known
 	a.owes = false
+	whole := known && a.unknown
+	// With nobody here nothing of ours can be missing from it.
+	if a.unknown = !known && l.Load > 0; a.unknown {
+		a.emptied = start
+	}
 	a.mu.Unlock()
 	if due && !a.announceAll(ctx, l) {
 		return
@@ -207,9 +214,22 @@ func (a *Announcer) renew(ctx context.Context) {
 	if listed {
 		a.setUnlisted(false)
 	}
-	if lapsed {
+	if listed || whole {
+		// Between a write that failed, or the index being emptied, and the jobs
+		// being told, pushes may have passed this edge by.
 		a.events.Missed()
 	}
+}
+
+// settleTime is how long joins written before an index was emptied may still be
+// on their way from the jobs.
+const settleTime = 10 * time.Second
+
+// Unsettled says whether the index was emptied a moment ago.
+func (a *Announcer) Unsettled() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unknown || time.Since(a.emptied) < settleTime
 }
 
 // Unlist notes that something could not be written: jobs push everything here

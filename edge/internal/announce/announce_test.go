@@ -70,7 +70,7 @@ func start(t *testing.T, cfg Config) *rig {
 
 func (r *rig) member(user string, conn int) *roster.Member {
 	m, _ := r.roster.Connect(nil, roster.Identity{User: wire.UserID(user), Device: "web", Conn: wire.ConnID(conn)})
-	r.roster.Open(m, nil)
+	r.roster.Open(m, nil, 0)
 	return m
 }
 
@@ -164,16 +164,16 @@ func TestGroupsComeAndGo(t *testing.T) {
 		return len(got.Groups["g"])
 	}
 	m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1})
-	r.a.AddGroups(t.Context(), r.roster.Reserve([]wire.GroupID{"g"}))
+	r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
 	if where() != 1 {
 		t.Fatal("not named")
 	}
-	r.roster.Open(m, []wire.GroupID{"g"})
+	r.roster.Open(m, []roster.Joined{{Group: "g"}}, 0)
 	_, left := r.roster.Remove(m)
 	// Somebody else enters before the removal is done: its counter is newer.
-	r.a.AddGroups(t.Context(), r.roster.Reserve([]wire.GroupID{"g"}))
+	r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
 	r.a.GroupsLeft(left)
-	r.a.GroupsFresh([]wire.GroupID{"other"}) // behind it in the queue
+	r.a.AddGroups(t.Context(), []wire.GroupID{"other"})
 	eventually(t, "the queue is worked off", func() bool {
 		got, err := r.reg.Lookup(t.Context(), nil, []wire.GroupID{"other"})
 		return err == nil && len(got.Groups["other"]) == 1

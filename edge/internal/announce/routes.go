@@ -131,18 +131,6 @@ func (a *Announcer) addGroups(ctx context.Context, groups []wire.GroupID) error 
 	return nil
 }
 
-// GroupsFresh names this edge for groups that a push brought here; the job has
-// done so already, this learns the counters.
-func (a *Announcer) GroupsFresh(groups []wire.GroupID) {
-	if len(groups) == 0 {
-		return
-	}
-	a.enqueue(a.groups, func(ctx context.Context) error {
-		a.AddGroups(ctx, groups)
-		return nil
-	})
-}
-
 // GroupsLeft takes this edge out of groups that nobody here is in.
 func (a *Announcer) GroupsLeft(left []roster.Left) {
 	server := a.Lease().Server

@@ -25,15 +25,20 @@ const (
 	stripes       = 32
 	maxNotHere    = 4096 // waiting to be told; more: the stream ends and is made anew
 	parallelFlush = 64   // sessions from which on several goroutines write
-	lagPerSecond  = 2000
-	lagStep       = 10 * time.Millisecond
 )
 
-// Groups is told when groups get their first session here by a push, or lose
-// their last.
+// Groups keeps the edge in the index of its groups, and knows who reads groups.
 type Groups interface {
-	GroupsFresh(groups []wire.GroupID)
+	// AddGroups names this edge for groups that got their first session here by
+	// a push; when it returns that is written, or jobs are told to push all.
+	AddGroups(ctx context.Context, groups []wire.GroupID)
+	// GroupsLeft is told of groups that lost their last session.
 	GroupsLeft(left []roster.Left)
+	// Unsettled: the index was emptied a moment ago, so what a job wrote into it
+	// may be gone.
+	Unsettled() bool
+	// Regroup reads a session's groups again. False: it could not now.
+	Regroup(ctx context.Context, m *roster.Member) bool
 }
 
 // Identity says what a hello says.
@@ -143,7 +148,7 @@ func (s *Server) receive(gs rpcpb.Edge_PushServer, st *stream) {
 		}
 		start := time.Now()
 		for _, f := range batch.GetFrames() {
-			s.frame(st, f, &p)
+			s.frame(gs.Context(), st, f, &p)
 		}
 		p.flush()
 		s.metrics.seconds.Observe(time.Since(start).Seconds())
@@ -184,7 +189,7 @@ func (s *Server) reply(ctx context.Context, gs rpcpb.Edge_PushServer, st *stream
 }
 
 // frame passes one record's effects on, in order.
-func (s *Server) frame(st *stream, f *rpcpb.PushFrame, p *pass) {
+func (s *Server) frame(ctx context.Context, st *stream, f *rpcpb.PushFrame, p *pass) {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	if at := f.GetAt(); at != nil {
@@ -199,6 +204,7 @@ func (s *Server) frame(st *stream, f *rpcpb.PushFrame, p *pass) {
 	s.metrics.frames.Inc()
 	if f.GetLost() {
 		s.metrics.lost.Inc()
+		s.roster.Lost()
 		s.LagAll()
 	}
 	for _, it := range f.GetItems() {
@@ -206,13 +212,32 @@ func (s *Server) frame(st *stream, f *rpcpb.PushFrame, p *pass) {
 		case rpcpb.PushItem_DELIVER:
 			s.deliver(st, f.GetAt(), it, p)
 		case rpcpb.PushItem_GROUP_ADD:
-			if s.roster.AddToGroup(wire.GroupID(it.GetGroup()), users(it)) {
-				s.groups.GroupsFresh([]wire.GroupID{wire.GroupID(it.GetGroup())})
-			}
+			s.join(ctx, wire.GroupID(it.GetGroup()), users(it), p)
 		case rpcpb.PushItem_GROUP_REMOVE:
 			s.left(s.roster.RemoveFromGroup(wire.GroupID(it.GetGroup()), users(it)))
 		case rpcpb.PushItem_GROUP_DROP:
 			s.left(s.roster.DropGroup(wire.GroupID(it.GetGroup())))
+		}
+	}
+}
+
+// join enters users into a group and, before the position is told, this edge
+// into the group's index: the job's own write may have failed, or gone with an
+// index that was emptied since. In that case members may have missed what came
+// before this edge was named again.
+func (s *Server) join(ctx context.Context, g wire.GroupID, us []wire.UserID, p *pass) {
+	found, fresh := s.roster.AddToGroup(g, us, p.found[:0])
+	p.found = found
+	if len(found) == 0 {
+		return
+	}
+	unsettled := s.groups.Unsettled()
+	if fresh || unsettled {
+		s.groups.AddGroups(ctx, []wire.GroupID{g})
+	}
+	if unsettled {
+		for _, m := range found {
+			m.Session.Lag()
 		}
 	}
 }
@@ -270,7 +295,7 @@ func (s *Server) deliver(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, p *
 		}
 		s.away(st, at, it, away)
 	case it.GetGroup() != "":
-		p.found = s.roster.InGroup(wire.GroupID(it.GetGroup()), p.found[:0])
+		p.found = s.roster.InGroup(wire.GroupID(it.GetGroup()), it.GetSeq(), p.found[:0])
 		push(p.found)
 	}
 }
@@ -335,52 +360,4 @@ func flushAll(ms []*roster.Member) {
 	for _, m := range ms {
 		m.Session.Flush()
 	}
-}
-
-// LagAll has LagRun tell all sessions that they may have missed anything.
-func (s *Server) LagAll() {
-	s.lagMu.Lock()
-	s.lagging = true
-	s.lagMu.Unlock()
-	select {
-	case s.lagWake <- struct{}{}:
-	default:
-	}
-}
-
-// LagRun tells sessions after LagAll, paced, until ctx ends.
-func (s *Server) LagRun(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.lagWake:
-		}
-		s.lagMu.Lock()
-		due := s.lagging
-		s.lagging = false
-		s.lagMu.Unlock()
-		if due && !s.lagEach(ctx, s.roster.All(nil)) {
-			return
-		}
-	}
-}
-
-// lagEach tells the sessions a few at a time. False: ctx ended.
-func (s *Server) lagEach(ctx context.Context, ms []*roster.Member) bool {
-	const step = lagPerSecond / int(time.Second/lagStep)
-	t := time.NewTicker(lagStep)
-	defer t.Stop()
-	for i, m := range ms {
-		if i > 0 && i%step == 0 {
-			select {
-			case <-ctx.Done():
-				return false
-			case <-t.C:
-			}
-		}
-		m.Session.Lag()
-		s.metrics.laggards.Inc()
-	}
-	return true
 }

@@ -5,8 +5,9 @@ import "github.com/starling-im/starling/common/wire"
 // Reserve announces that a session will enter the groups and returns those
 // that have nobody here yet: the registry must name this edge for them before
 // Open. Open or Unreserve follows.
-func (r *Roster) Reserve(groups []wire.GroupID) (fresh []wire.GroupID) {
-	for _, id := range groups {
+func (r *Roster) Reserve(groups []Joined) (fresh []wire.GroupID) {
+	for _, j := range groups {
+		id := j.Group
 		sh := r.group(id)
 		sh.mu.Lock()
 		g := sh.getLocked(id)
@@ -20,8 +21,9 @@ func (r *Roster) Reserve(groups []wire.GroupID) (fresh []wire.GroupID) {
 }
 
 // Unreserve takes a Reserve back and returns the groups left without anybody.
-func (r *Roster) Unreserve(groups []wire.GroupID) (left []Left) {
-	for _, id := range groups {
+func (r *Roster) Unreserve(groups []Joined) (left []Left) {
+	for _, j := range groups {
+		id := j.Group
 		sh := r.group(id)
 		sh.mu.Lock()
 		if g := sh.m[id]; g != nil {
@@ -50,33 +52,38 @@ type Left struct {
 	Counter int64
 }
 
-// AddToGroup enters the users' sessions into a group; connecting ones remember
-// it. True: the group had nobody here before.
-func (r *Roster) AddToGroup(id wire.GroupID, users []wire.UserID) (fresh bool) {
+// AddToGroup enters the users' sessions into a group; connecting and stale ones
+// remember it. found appends the sessions of the users. True: the group had
+// nobody here before.
+func (r *Roster) AddToGroup(id wire.GroupID, users []wire.UserID, found []*Member) (all []*Member, fresh bool) {
 	for _, u := range users {
 		us := r.user(u)
 		us.mu.Lock()
 		for _, m := range us.m[u] {
-			if !m.open {
-				m.pending = append(m.pending, delta{group: id, add: true})
+			found = append(found, m)
+			if r.remembersLocked(m) {
+				m.pending = append(m.pending, delta{group: id, add: true, losses: r.Losses()})
 			} else if r.enterLocked(m, id) {
 				fresh = true
 			}
 		}
 		us.mu.Unlock()
 	}
-	return fresh
+	return found, fresh
 }
 
-// RemoveFromGroup takes the users' sessions out of a group; connecting ones
-// remember it.
+// remembersLocked says whether changes of m's groups wait for a read.
+func (r *Roster) remembersLocked(m *Member) bool { return !m.open || r.Stale(m) }
+
+// RemoveFromGroup takes the users' sessions out of a group; connecting and
+// stale ones remember it.
 func (r *Roster) RemoveFromGroup(id wire.GroupID, users []wire.UserID) (left []Left) {
 	for _, u := range users {
 		us := r.user(u)
 		us.mu.Lock()
 		for _, m := range us.m[u] {
-			if !m.open {
-				m.pending = append(m.pending, delta{group: id})
+			if r.remembersLocked(m) {
+				m.pending = append(m.pending, delta{group: id, losses: r.Losses()})
 			} else {
 				left = r.leaveLocked(m, id, left)
 			}
@@ -94,14 +101,14 @@ func (r *Roster) DropGroup(id wire.GroupID) (left []Left) {
 		us.mu.Lock()
 		for _, ms := range us.m {
 			for _, m := range ms {
-				if !m.open {
-					m.pending = append(m.pending, delta{group: id})
+				if r.remembersLocked(m) {
+					m.pending = append(m.pending, delta{group: id, losses: r.Losses()})
 				}
 			}
 		}
 		us.mu.Unlock()
 	}
-	for _, m := range r.InGroup(id, nil) {
+	for _, m := range r.everybody(id) {
 		us := r.user(m.User)
 		us.mu.Lock()
 		left = r.leaveLocked(m, id, left)
@@ -110,14 +117,28 @@ func (r *Roster) DropGroup(id wire.GroupID) (left []Left) {
 	return left
 }
 
-// InGroup appends the group's sessions.
-func (r *Roster) InGroup(id wire.GroupID, into []*Member) []*Member {
+func (r *Roster) everybody(id wire.GroupID) (all []*Member) {
 	sh := r.group(id)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
 	if g := sh.m[id]; g != nil {
 		for m := range g.members {
-			into = append(into, m)
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// InGroup appends the group's sessions that a seq is for (0: all of them).
+func (r *Roster) InGroup(id wire.GroupID, seq int64, into []*Member) []*Member {
+	sh := r.group(id)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	if g := sh.m[id]; g != nil {
+		for m, from := range g.members {
+			if (seq == 0 || seq >= from) && !r.Stale(m) {
+				into = append(into, m)
+			}
 		}
 	}
 	return into
@@ -143,11 +164,12 @@ func (r *Roster) enterLocked(m *Member, id wire.GroupID) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	g := sh.getLocked(id)
-	if _, in := g.members[m]; in {
+	_, in := g.members[m]
+	fresh := len(g.members) == 0 && g.counter == 0
+	g.members[m] = 0 // what follows on the stream is for it
+	if in {
 		return false
 	}
-	fresh := len(g.members) == 0 && g.counter == 0
-	g.members[m] = struct{}{}
 	m.groups = append(m.groups, g)
 	return fresh
 }
@@ -175,7 +197,7 @@ func (r *Roster) leaveLocked(m *Member, id wire.GroupID, left []Left) []Left {
 func (sh *groupShard) getLocked(id wire.GroupID) *group {
 	g := sh.m[id]
 	if g == nil {
-		g = &group{id: id, members: map[*Member]struct{}{}}
+		g = &group{id: id, members: map[*Member]int64{}}
 		sh.m[id] = g
 	}
 	return g

@@ -6,6 +6,11 @@
 // Open applies the groups as they were read, then what was remembered, so a
 // join or leave that passes while the groups are being read is not lost.
 //
+// Changes may be lost (a job says so): Lost makes all sessions stale. A stale
+// session is in no group until Regroup has brought what was read since; what
+// was remembered before the loss counts no more, because what undid it may be
+// among what was lost.
+//
 // All methods are safe for concurrent use. Lock order: a user shard, then a
 // group shard. A session's mutex is never taken under either, and the roster
 // calls nothing.
@@ -15,6 +20,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/session"
@@ -28,8 +34,9 @@ type Member struct {
 	Identity
 
 	open    bool
-	groups  []*group // guarded by the user shard
-	pending []delta  // while connecting, guarded by the user shard
+	groups  []*group      // guarded by the user shard
+	pending []delta       // while connecting or stale, guarded by the user shard
+	read    atomic.Uint64 // the loss after which the groups were read; older than the roster's: stale
 }
 
 // Identity is a session's own.
@@ -37,21 +44,30 @@ type Identity = session.Identity
 
 // delta is a change of groups that passed while the session was connecting.
 type delta struct {
-	group wire.GroupID
-	add   bool
+	group  wire.GroupID
+	add    bool
+	losses uint64 // before it
+}
+
+// Joined is a group and the first seq of the membership in it: what comes
+// before is not for this session, even if it passes later.
+type Joined struct {
+	Group wire.GroupID
+	Seq   int64
 }
 
 // group is a group with sessions here, or about to have some.
 type group struct {
 	id       wire.GroupID
-	members  map[*Member]struct{}
-	reserved int   // sessions that will enter it
-	counter  int64 // of the registry, for the removal that compares
+	members  map[*Member]int64 // -> first seq to pass on
+	reserved int               // sessions that will enter it
+	counter  int64             // of the registry, for the removal that compares
 }
 
 // Roster holds the sessions of one edge. Make it with New.
 type Roster struct {
 	seed   maphash.Seed
+	losses atomic.Uint64
 	users  [shards]userShard
 	conns  [shards]connShard
 	groups [shards]groupShard
@@ -99,6 +115,7 @@ func (r *Roster) group(g wire.GroupID) *groupShard {
 // device, which it replaces (they are still in the roster; end them).
 func (r *Roster) Connect(s *session.Session, id Identity) (m *Member, replaced []*Member) {
 	m = &Member{Session: s, Identity: id}
+	m.read.Store(r.losses.Load())
 	us := r.user(id.User)
 	us.mu.Lock()
 	for _, o := range us.m[id.User] {
@@ -119,38 +136,92 @@ func (r *Roster) Connect(s *session.Session, id Identity) (m *Member, replaced [
 // applies what was remembered. False: it was removed meanwhile; the
 // reservation is taken back either way. Groups it turned out not to be in are
 // returned if they are empty now, groups it joined meanwhile if they are new.
-func (r *Roster) Open(m *Member, groups []wire.GroupID) (ok bool, left []Left, fresh []wire.GroupID) {
+//
+// losses is what Losses said before the groups were asked for. When a loss has
+// passed since, the session is stale: read its groups again and Regroup.
+func (r *Roster) Open(m *Member, groups []Joined, losses uint64) (ok bool, left []Left, fresh []wire.GroupID) {
 	us := r.user(m.User)
 	us.mu.Lock()
 	defer us.mu.Unlock()
 	if !us.hasLocked(m) {
 		return false, r.Unreserve(groups), nil
 	}
-	m.groups = make([]*group, 0, len(groups))
-	for _, id := range groups {
-		sh := r.group(id)
+	m.open = true
+	left, fresh = r.settleLocked(m, groups, losses, nil)
+	return true, left, fresh
+}
+
+// Regroup replaces the groups of an open session by what was read after a
+// loss; its parameters and results are Open's. One still connecting is left
+// to its Open.
+func (r *Roster) Regroup(m *Member, groups []Joined, losses uint64) (ok bool, left []Left, fresh []wire.GroupID) {
+	us := r.user(m.User)
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	if !us.hasLocked(m) || !m.open {
+		return false, r.Unreserve(groups), nil
+	}
+	had := m.groups
+	m.groups = nil
+	for _, g := range had {
+		sh := r.group(g.id)
 		sh.mu.Lock()
-		g := sh.getLocked(id)
+		delete(g.members, m)
+		sh.mu.Unlock()
+	}
+	left, fresh = r.settleLocked(m, groups, losses, had)
+	return true, left, fresh
+}
+
+// settleLocked enters m into reserved groups, applies what was remembered since
+// the read, and forgets those of had that nobody is in any more.
+func (r *Roster) settleLocked(m *Member, groups []Joined, losses uint64, had []*group) (left []Left, fresh []wire.GroupID) {
+	m.read.Store(losses)
+	m.groups = make([]*group, 0, len(groups))
+	for _, j := range groups {
+		sh := r.group(j.Group)
+		sh.mu.Lock()
+		g := sh.getLocked(j.Group)
 		g.reserved--
 		if _, in := g.members[m]; !in {
-			g.members[m] = struct{}{}
+			g.members[m] = j.Seq
 			m.groups = append(m.groups, g)
 		}
 		sh.mu.Unlock()
 	}
-	m.open = true
+	var later []delta
 	for _, d := range m.pending {
-		if d.add {
+		switch {
+		case d.losses < losses: // before the read, and before a loss that may have undone it
+		case d.losses > losses:
+			later = append(later, d) // for the read that must follow
+		case d.add:
 			if r.enterLocked(m, d.group) {
 				fresh = append(fresh, d.group)
 			}
-		} else {
+		default:
 			left = r.leaveLocked(m, d.group, left)
 		}
 	}
-	m.pending = nil
-	return true, left, fresh
+	m.pending = later
+	for _, g := range had {
+		sh := r.group(g.id)
+		sh.mu.Lock()
+		left = sh.dropLocked(g, left)
+		sh.mu.Unlock()
+	}
+	return left, fresh
 }
+
+// Lost notes that changes of groups may be missing: from here on no session is
+// in any group until its groups are read again.
+func (r *Roster) Lost() { r.losses.Add(1) }
+
+// Losses returns how often Lost was called. Ask before reading groups.
+func (r *Roster) Losses() uint64 { return r.losses.Load() }
+
+// Stale says whether m's groups must be read again.
+func (r *Roster) Stale(m *Member) bool { return m.read.Load() != r.losses.Load() }
 
 // Remove takes a session out and returns the groups left without anybody.
 // False: it was not in.

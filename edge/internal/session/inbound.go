@@ -17,12 +17,12 @@ const (
 // maxRequests bounds what waits for an answer besides sends.
 const maxRequests = 64
 
-// request is a frame that waits for logic's answer. The body is kept so that a
-// failure can name its client_id.
+// request is a frame that waits for logic's answer. Its body is not kept, only
+// what a failure must name.
 type request struct {
-	op   wire.Op
-	seq  int32
-	body []byte
+	op       wire.Op
+	seq      int32
+	clientID string
 }
 
 // Received counts bytes off the socket. False: too many before auth.
@@ -97,30 +97,39 @@ func (s *Session) PeerClose(code int) bool {
 // Broken ends the session after a framing error.
 func (s *Session) Broken(code int) { s.Close(ReasonOf(code)) }
 
-// frame handles one frame by the session's state.
+// frame handles one frame by the session's state. The mutex is let go by defer
+// wherever handlers run under it: a panic among them ends this connection, not
+// everybody who comes to wait for the mutex.
 func (s *Session) frame(f wire.Frame, werr *wire.Error, binary bool) bool {
 	s.env.Metrics.countIn(f.Op)
-	s.mu.Lock()
-	switch s.state {
-	case Upgraded:
-		s.mu.Unlock()
+	switch state := s.State(); {
+	case state == Upgraded: // only the reader leaves this state, or Close
 		s.first(f, werr, binary)
 		return true
-	case Closing:
-		s.mu.Unlock()
-		return false
-	case Authenticating, Connecting:
+	case state == Open && werr == nil && f.Op == wire.OpAuth:
+		return s.renew(f)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch s.state {
+	case Upgraded, Authenticating, Connecting:
 		s.holdLocked(f, werr)
 	case Open:
-		if werr != nil {
-			s.errorLocked(f.Seq, werr)
-		} else {
-			s.handleOpenLocked(f)
-		}
+		s.openLocked(f, werr)
+	case Closing:
 	}
-	ended := s.state == Closing
-	s.mu.Unlock()
-	return !ended
+	return s.state != Closing
+}
+
+func (s *Session) openLocked(f wire.Frame, werr *wire.Error) {
+	switch {
+	case werr != nil:
+		s.errorLocked(f.Seq, werr)
+	case f.Op == wire.OpAuth: // sent while auth_ok was on its way
+		s.errorLocked(f.Seq, wire.Errorf(wire.CodeBadRequest, "auth is under way"))
+	default:
+		s.handleOpenLocked(f)
+	}
 }
 
 // first judges the frame that must be auth.
@@ -177,8 +186,6 @@ func (s *Session) handleOpenLocked(f wire.Frame) {
 	case wire.OpPing:
 		body, _ := wire.Marshal(wire.Pong{TS: s.env.Now()}) // two numbers: cannot fail
 		s.answerLocked(wire.Frame{Op: wire.OpPong, Seq: f.Seq, Body: body})
-	case wire.OpAuth:
-		s.renewLocked(f)
 	case wire.OpSend, wire.OpAck, wire.OpRead, wire.OpSync, wire.OpRecall, wire.OpEdit:
 		s.forwardLocked(f)
 	default:
@@ -186,28 +193,29 @@ func (s *Session) handleOpenLocked(f wire.Frame) {
 	}
 }
 
-// renewLocked gives the mutex away while the token is judged: only the reader
-// renews, so frames keep their order.
-func (s *Session) renewLocked(f wire.Frame) {
+// renew judges an auth of an open session, without the mutex: only the reader
+// renews, so frames keep their order. False: the session has ended.
+func (s *Session) renew(f wire.Frame) bool {
 	var a wire.Auth
-	werr := wire.Decode(f.Body, &a)
-	if werr != nil {
-		s.errorLocked(f.Seq, werr)
-		return
+	if werr := wire.Decode(f.Body, &a); werr != nil {
+		return s.answer(func() { s.errorLocked(f.Seq, werr) })
 	}
-	s.mu.Unlock()
 	ok, werr := s.env.Hub.Renew(s, a)
 	if werr != nil {
-		s.mu.Lock()
-		s.errorLocked(f.Seq, werr)
-		s.mu.Unlock()
+		s.answer(func() { s.errorLocked(f.Seq, werr) })
 		s.Close(AuthFailed)
-		s.mu.Lock()
-		return
+		return false
 	}
 	body, _ := wire.Marshal(ok) // strings and numbers: cannot fail
+	return s.answer(func() { s.answerLocked(wire.Frame{Op: wire.OpAuthOK, Seq: f.Seq, Body: body}) })
+}
+
+// answer runs f under the mutex and says whether the session goes on.
+func (s *Session) answer(f func()) bool {
 	s.mu.Lock()
-	s.answerLocked(wire.Frame{Op: wire.OpAuthOK, Seq: f.Seq, Body: body})
+	defer s.mu.Unlock()
+	f()
+	return s.state != Closing
 }
 
 // answered says whether logic answers the operation.
@@ -231,13 +239,13 @@ func (s *Session) forwardLocked(f wire.Frame) {
 	switch {
 	case err == nil:
 		if answered(f.Op) {
-			s.inflight = append(s.inflight, request{op: f.Op, seq: f.Seq, body: f.Body})
+			s.inflight = append(s.inflight, requestOf(f))
 		}
 	case !answered(f.Op): // ack and read are cumulative: the next one makes up for it
 	case errors.Is(err, ErrPeerFull):
 		s.overloadedLocked(f, "the way to logic is full")
 	default:
-		s.unavailableLocked(request{op: f.Op, seq: f.Seq, body: f.Body})
+		s.unavailableLocked(requestOf(f))
 	}
 }
 
@@ -319,7 +327,7 @@ func (s *Session) failLocked() {
 
 func (s *Session) unavailableLocked(r request) {
 	e := wire.Errorf(wire.CodeUnavailable, "no answer from logic; send it again with the same client_id")
-	e.RetryAfterMS, e.ClientID = retryUnavailable, clientID(r.op, r.body)
+	e.RetryAfterMS, e.ClientID = retryUnavailable, r.clientID
 	s.errorLocked(r.seq, e)
 }
 
@@ -329,7 +337,12 @@ func (s *Session) overloadedLocked(f wire.Frame, text string) {
 	s.errorLocked(f.Seq, e)
 }
 
-// clientID digs the client_id out of a send that the edge itself answers.
+func requestOf(f wire.Frame) request {
+	return request{op: f.Op, seq: f.Seq, clientID: clientID(f.Op, f.Body)}
+}
+
+// clientID digs the client_id out of a send that the edge itself may have to
+// answer.
 func clientID(op wire.Op, body []byte) string {
 	if op != wire.OpSend {
 		return ""

@@ -27,6 +27,7 @@ const (
 	maxIovecs   = 64      // buffers of one write
 	maxWrite    = 1 << 18 // bytes of one write
 	keepEntries = 4       // queue slots kept by an idle session
+	answerCost  = 64      // of an answer in the queue beside its bytes: a pong has two of these
 )
 
 // lag is what a slow session missed.
@@ -70,13 +71,16 @@ func (s *Session) Push(f *Shared) Result {
 		return NotHere
 	}
 	buf := f.bytes(s.binary)
-	if s.lag == nil && s.queued+len(buf) <= s.env.Limits.QueueBytes {
-		s.enqueueLocked(buf)
-		s.env.Metrics.countOut(f.Op)
-		return Queued
+	if !s.roomLocked(len(buf)) && s.lag == nil && !s.stalled && !s.writing {
+		// Nobody has tried to write yet: a batch may bring more than the queue
+		// takes, and a client that reads is not slow.
+		s.unlockAndFlush()
+		s.mu.Lock()
+		if s.state != Open {
+			return NotHere
+		}
 	}
-	// An empty queue takes anything: else a push over the limit never arrives.
-	if s.lag == nil && s.queued == 0 {
+	if s.roomLocked(len(buf)) {
 		s.enqueueLocked(buf)
 		s.env.Metrics.countOut(f.Op)
 		return Queued
@@ -88,6 +92,12 @@ func (s *Session) Push(f *Shared) Result {
 	s.lagLocked().add(f.Conv, f.Seq)
 	s.env.Metrics.dropped.WithLabelValues("lagged").Inc()
 	return Lagged
+}
+
+// roomLocked says whether a push may be queued. An empty queue takes anything:
+// else a push over the limit would never arrive.
+func (s *Session) roomLocked(n int) bool {
+	return s.lag == nil && (s.queued == 0 || s.queued+n <= s.env.Limits.QueueBytes)
 }
 
 // Raw queues bytes that are no frame (the answer to the upgrade) and writes.
@@ -126,7 +136,7 @@ func (s *Session) answerLocked(f wire.Frame) {
 }
 
 func (s *Session) enqueueAnswerLocked(buf []byte) {
-	if s.queued > answersFactor*s.env.Limits.QueueBytes {
+	if s.queued+answerCost*len(s.queue) > answersFactor*s.env.Limits.QueueBytes {
 		// It asks and does not read. Tick ends it: closing from here would
 		// need the roster's locks under ours.
 		s.overflow = true
