@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,13 +68,16 @@ func (r *Redis) Renew(ctx context.Context, l Lease, ttl time.Duration) (bool, er
 		was := p.SetArgs(ctx, key, b, redis.SetArgs{TTL: ttl, Get: true})
 		p.SAdd(ctx, r.idsKey(l.Tier), string(l.Server))
 		sentinel := p.Get(ctx, r.sentinelKey())
+		announced := p.SIsMember(ctx, r.announcedKey(), announcement(l.Server, l.Epoch))
 		if err := exec(ctx, p); err != nil {
 			return err
 		}
 		if err := r.countNew(ctx, l, key, was.Val()); err != nil {
 			return err
 		}
-		if known = sentinel.Val() != ""; !known {
+		// An edge that has not announced under this index has holes in it,
+		// whoever else has.
+		if known = sentinel.Val() != "" && (l.Tier != TierEdge || announced.Val()); !known {
 			return nil
 		}
 		known, err = r.sameRun(ctx, sentinel.Val())
@@ -199,15 +203,21 @@ func (r *Redis) Announced(ctx context.Context, server wire.ServerID, epoch uint6
 		if err != nil {
 			return err
 		}
+		gone := make(map[string]struct{}, len(all.Val()))
+		for _, a := range all.Val() {
+			gone[a] = struct{}{}
+		}
 		for _, l := range live {
-			if !slices.Contains(all.Val(), announcement(l.Server, l.Epoch)) {
+			a := announcement(l.Server, l.Epoch)
+			if _, ok := gone[a]; !ok {
 				return nil
 			}
+			delete(gone, a)
 		}
 		if len(live) == 0 {
 			return nil
 		}
-		return r.setSentinel(ctx)
+		return r.setSentinel(ctx, gone)
 	})
 }
 
@@ -215,7 +225,7 @@ func announcement(s wire.ServerID, epoch uint64) string {
 	return string(s) + "/" + strconv.FormatUint(epoch, 10)
 }
 
-func (r *Redis) setSentinel(ctx context.Context) error {
+func (r *Redis) setSentinel(ctx context.Context, gone map[string]struct{}) error {
 	run, err := r.runID(ctx)
 	if err != nil {
 		return err
@@ -227,5 +237,8 @@ func (r *Redis) setSentinel(ctx context.Context) error {
 	if first {
 		r.log.Info("all edges have announced: the index is known")
 	}
-	return r.c.Del(ctx, r.announcedKey()).Err()
+	if len(gone) == 0 {
+		return nil
+	}
+	return r.c.SRem(ctx, r.announcedKey(), slices.Collect(maps.Keys(gone))).Err()
 }

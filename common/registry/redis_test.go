@@ -222,7 +222,7 @@ func TestKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"group:edges:{g}", "group:members:{g}", "lease:edge:{e}", "leases:{edge}", "leases:{edge}:gen", "msg:cache:{7}",
+		"announced", "group:edges:{g}", "group:members:{g}", "lease:edge:{e}", "leases:{edge}", "leases:{edge}:gen", "msg:cache:{7}",
 		"offline:msg:{alice}", "send:{p:a:b|a|c}", "sentinel", "user:conn:{alice}", "user:status:{alice}",
 	}
 	if got := m.Keys(); strings.Join(got, "\n") != strings.Join(want, "\n") {

@@ -95,7 +95,8 @@ type OfflineEntry struct {
 // Leases is how processes find each other.
 type Leases interface {
 	// Renew writes the lease for ttl. known says whether the index's sentinel
-	// stands (false: announce all routes, then SetSentinel once every live edge did).
+	// stands and, for an edge, whether this epoch of it has announced under it
+	// (false: announce all routes, then call Announced).
 	Renew(ctx context.Context, l Lease, ttl time.Duration) (known bool, err error)
 	// Release deletes the lease if it still has this epoch.
 	Release(ctx context.Context, l Lease) error

@@ -167,7 +167,10 @@ func (r *Registry) Renew(ctx context.Context, l registry.Lease, ttl time.Duratio
 	}
 	defer r.mu.Unlock()
 	r.index.leases[leaseKey{l.Tier, l.Server}] = leaseEntry{Lease: l, until: r.index.now + ttl.Milliseconds()}
-	return r.index.known, nil
+	// An edge that has not announced under this index has holes in it, whoever
+	// else has.
+	e, ok := r.announced[l.Server]
+	return r.index.known && (l.Tier != registry.TierEdge || ok && e == l.Epoch), nil
 }
 
 // Release implements registry.Leases.
@@ -198,10 +201,10 @@ func (r *Registry) Announced(ctx context.Context, server wire.ServerID, epoch ui
 		return err
 	}
 	defer r.mu.Unlock()
+	r.announced[server] = epoch
 	if r.index.known {
 		return nil
 	}
-	r.announced[server] = epoch
 	live := r.index.live(registry.TierEdge)
 	for _, l := range live {
 		if e, ok := r.announced[l.Server]; !ok || e != l.Epoch {
@@ -210,7 +213,6 @@ func (r *Registry) Announced(ctx context.Context, server wire.ServerID, epoch ui
 	}
 	if len(live) > 0 {
 		r.index.known = true
-		clear(r.announced)
 	}
 	return nil
 }

@@ -145,7 +145,12 @@ func (s suite) sentinel() {
 	check(t, e.Other.Announced(ctx, "b", 1))
 	same(t, "both announced", known(t, r), true)
 	same(t, "renewal", must[bool](t)(r.Renew(ctx, edge("a", 1), time.Minute)), true)
-	same(t, "renewal of a new edge", must[bool](t)(r.Renew(ctx, edge("c", 1), time.Minute)), true)
+	same(t, "renewal of a new edge", must[bool](t)(r.Renew(ctx, edge("c", 1), time.Minute)), false)
+	same(t, "a new edge, which has no routes yet, makes no hole", known(t, r), true)
+	check(t, r.Announced(ctx, "c", 1))
+	same(t, "renewal once it has announced", must[bool](t)(r.Renew(ctx, edge("c", 1), time.Minute)), true)
+	same(t, "renewal under a new epoch", must[bool](t)(r.Renew(ctx, edge("c", 2), time.Minute)), false)
+	up(t, r, edge("c", 1))
 
 	e.Flush()
 	same(t, "flushed", known(t, r), false)
@@ -153,6 +158,7 @@ func (s suite) sentinel() {
 	put(t, r, "u", route(1, "a", 1, "d"))
 	check(t, r.Announced(ctx, "a", 1))
 	same(t, "announced again", known(t, r), true)
+	same(t, "renewal of one that has not announced since", must[bool](t)(r.Renew(ctx, edge("b", 1), time.Minute)), false)
 	same(t, "routes", routesOf(t, e.Other, "u"), []registry.Route{route(1, "a", 1, "d")})
 }
 
