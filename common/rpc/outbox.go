@@ -203,7 +203,8 @@ func (o *Outbox) Beat() bool {
 	if !o.up {
 		return false
 	}
-	for p, part := range o.parts {
+	for _, p := range o.partitionsLocked() {
+		part := o.parts[p]
 		if part.waiting || part.beat || part.target <= max(part.told, part.floor) {
 			continue
 		}
@@ -268,7 +269,8 @@ func (o *Outbox) Resume(hello []*rpcpb.Position) {
 		o.edge[PartitionOf(at)] = at.GetOffset()
 	}
 	var again []*boxFrame
-	for p, part := range o.parts {
+	for _, p := range o.partitionsLocked() {
+		part := o.parts[p]
 		e, ok := o.edge[p]
 		part.waiting, part.told = false, -1
 		if ok {

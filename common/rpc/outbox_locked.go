@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/starling-im/starling/common/record"
@@ -109,6 +111,14 @@ func (o *Outbox) downLocked() {
 	for _, part := range o.parts {
 		part.marker, part.beat = false, false
 	}
+}
+
+// partitionsLocked returns the claimed partitions in order: what is sent must
+// not depend on the order of a map, or a seeded run could not be run again.
+func (o *Outbox) partitionsLocked() []record.PartitionID {
+	return slices.SortedFunc(maps.Keys(o.parts), func(a, b record.PartitionID) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Number, b.Number))
+	})
 }
 
 func (o *Outbox) enqueueLocked(bf *boxFrame) {
