@@ -282,7 +282,7 @@ func (s *Session) tooManyLocked(op wire.Op) bool {
 func (s *Session) Down(d *rpcpb.Down) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != Open {
+	if s.state != Open || s.queued > s.env.Limits.QueueBytes && !s.tryLocked() {
 		return false
 	}
 	if op := wire.Op(d.GetAnswers()); op != 0 {

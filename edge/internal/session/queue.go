@@ -71,14 +71,8 @@ func (s *Session) Push(f *Shared) Result {
 		return NotHere
 	}
 	buf := f.bytes(s.binary)
-	if !s.roomLocked(len(buf)) && s.lag == nil && !s.stalled && !s.writing {
-		// Nobody has tried to write yet: a batch may bring more than the queue
-		// takes, and a client that reads is not slow.
-		s.unlockAndFlush()
-		s.mu.Lock()
-		if s.state != Open {
-			return NotHere
-		}
+	if !s.roomLocked(len(buf)) && !s.tryLocked() {
+		return NotHere
 	}
 	if s.roomLocked(len(buf)) {
 		s.enqueueLocked(buf)
@@ -92,6 +86,17 @@ func (s *Session) Push(f *Shared) Result {
 	s.lagLocked().add(f.Conv, f.Seq)
 	s.env.Metrics.dropped.WithLabelValues("lagged").Inc()
 	return Lagged
+}
+
+// tryLocked writes what nobody has tried to write yet: a batch may bring more
+// than the queue takes, and a client that reads is not slow. It gives the mutex
+// away meanwhile. False: the session is not open any more.
+func (s *Session) tryLocked() bool {
+	if !s.stalled && !s.writing {
+		s.unlockAndFlush()
+		s.mu.Lock()
+	}
+	return s.state == Open
 }
 
 // roomLocked says whether a push may be queued. An empty queue takes anything:
