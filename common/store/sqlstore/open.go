@@ -77,15 +77,18 @@ func Migrate(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if err := s.checkSchema(ctx); err == nil || errors.Is(err, ErrSchemaNew) {
+	switch err := s.checkSchema(ctx); {
+	case err == nil: // what comes after the schema may be missing all the same
+	case !errors.Is(err, ErrSchemaOld):
 		return err
-	}
-	p, err := s.provider()
-	if err != nil {
-		return err
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", err)
+	default:
+		p, err := s.provider()
+		if err != nil {
+			return err
+		}
+		if _, err := p.Up(ctx); err != nil {
+			return fmt.Errorf("migrate: %w", err)
+		}
 	}
 	var epoch [8]byte
 	_, _ = rand.Read(epoch[:]) // never fails

@@ -162,6 +162,25 @@ func TestSchemaVersions(t *testing.T) {
 	}
 }
 
+// A process that died between the schema and what Migrate writes into it left
+// a store that nobody could log in to.
+func TestMigrateCutOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	cfg := sqliteConfig(path)
+	if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, path, "DELETE FROM meta")
+	if err := sqlstore.Migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, cfg)
+	defer closed(t, s)
+	if epoch, err := s.HistoryEpoch(t.Context()); err != nil || epoch == "" {
+		t.Errorf("history epoch %q, %v", epoch, err)
+	}
+}
+
 func TestNoDatabase(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.db")
 	if err := os.WriteFile(path, []byte(strings.Repeat("this is no database ", 100)), 0o600); err != nil {

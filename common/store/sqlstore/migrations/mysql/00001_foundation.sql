@@ -1,13 +1,15 @@
 -- +goose Up
+-- MySQL commits each of these by itself: IF NOT EXISTS, so that a run that was
+-- cut off can be made again.
 -- history_epoch, and layout:<topic> with the number of its partitions.
-CREATE TABLE meta (
+CREATE TABLE IF NOT EXISTS meta (
     name VARBINARY(64) NOT NULL,
     value BLOB NOT NULL,
     PRIMARY KEY (name)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 
 -- Heads of timelines; kind 1 is private, 2 a group.
-CREATE TABLE conversations (
+CREATE TABLE IF NOT EXISTS conversations (
     id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     conv VARBINARY(131) NOT NULL,
     kind TINYINT NOT NULL,
@@ -25,7 +27,7 @@ CREATE TABLE conversations (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 
 -- Intervals of membership, both ends included; left_seq 0 is open.
-CREATE TABLE members (
+CREATE TABLE IF NOT EXISTS members (
     conv_id BIGINT NOT NULL,
     user VARBINARY(64) NOT NULL,
     joined_seq BIGINT NOT NULL,
@@ -38,7 +40,7 @@ CREATE TABLE members (
 
 -- A message shows its present state; the month of ts is there for the native
 -- partitions of MySQL. The index on id grows at its end, as ids do.
-CREATE TABLE messages (
+CREATE TABLE IF NOT EXISTS messages (
     conv_id BIGINT NOT NULL,
     seq BIGINT NOT NULL,
     month INT NOT NULL,
@@ -63,7 +65,7 @@ PARTITION BY RANGE (month) (
 );
 
 -- The verdict on the first record under a client_id, unique within a day.
-CREATE TABLE outcomes (
+CREATE TABLE IF NOT EXISTS outcomes (
     conv VARBINARY(131) NOT NULL,
     sender VARBINARY(64) NOT NULL,
     client_id VARBINARY(64) NOT NULL,
@@ -83,7 +85,7 @@ CREATE TABLE outcomes (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 
 -- What a sender's next sync has to tell.
-CREATE TABLE refusals (
+CREATE TABLE IF NOT EXISTS refusals (
     user VARBINARY(64) NOT NULL,
     id BIGINT NOT NULL,
     ts BIGINT NOT NULL,
@@ -95,7 +97,7 @@ CREATE TABLE refusals (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 
 -- How far each device of a user is; values only grow.
-CREATE TABLE cursors (
+CREATE TABLE IF NOT EXISTS cursors (
     conv_id BIGINT NOT NULL,
     user VARBINARY(64) NOT NULL,
     device VARBINARY(64) NOT NULL,
@@ -105,7 +107,7 @@ CREATE TABLE cursors (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 
 -- The guard of each partition of the log, and the durable ledger.
-CREATE TABLE log_partitions (
+CREATE TABLE IF NOT EXISTS log_partitions (
     topic VARBINARY(64) NOT NULL,
     number INT NOT NULL,
     epoch BIGINT NOT NULL,
@@ -122,7 +124,7 @@ CREATE TABLE log_partitions (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 
 -- Leases of snowflake worker ids.
-CREATE TABLE workers (
+CREATE TABLE IF NOT EXISTS workers (
     id INT NOT NULL,
     owner VARBINARY(1024) NOT NULL,
     until_ms BIGINT NOT NULL,
