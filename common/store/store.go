@@ -280,7 +280,7 @@ type Query interface {
 	Outcome(ctx context.Context, key OutcomeKey) (Outcome, error)
 	// OutcomeByID returns the verdict on a record of u by its id, or ErrNotFound.
 	OutcomeByID(ctx context.Context, u wire.UserID, id wire.MsgID) (Outcome, error)
-	// Refusals returns the newest refusals of a user after a time, oldest first.
+	// Refusals returns the newest refusals (by id) of a user after a time, oldest first.
 	Refusals(ctx context.Context, u wire.UserID, after int64, limit int) ([]wire.Refused, error)
 }
 
@@ -294,6 +294,10 @@ type Admin interface {
 	LeaseWorker(ctx context.Context, owner string, now, until int64) (worker int, lastUsed int64, err error)
 	// RenewWorker moves the lease to until; ErrFenced when another owner has it.
 	RenewWorker(ctx context.Context, worker int, owner string, until int64) error
+	// ReleaseWorker ends a lease; lastUsed (ms) is the time of the last id, not
+	// beyond the lease. ErrFenced when another owner has it, and from then on
+	// to this one.
+	ReleaseWorker(ctx context.Context, worker int, owner string, lastUsed int64) error
 	// Partitions returns all partition rows, the ledger.
 	Partitions(ctx context.Context) ([]PartitionState, error)
 	// CheckLayout stores the number of partitions per topic at the first call
@@ -307,7 +311,8 @@ type Admin interface {
 	Close() error
 }
 
-// ErrFenced is returned by RenewWorker to an owner that lost its lease.
+// ErrFenced is returned by RenewWorker and ReleaseWorker to an owner that lost
+// its lease.
 var ErrFenced = errors.New("fenced: another owner has taken over")
 
 // Store is one shard.

@@ -54,6 +54,18 @@ func (s *Store) RenewWorker(ctx context.Context, id int, owner string, until int
 	})
 }
 
+// ReleaseWorker ends a lease.
+func (s *Store) ReleaseWorker(ctx context.Context, id int, owner string, lastUsed int64) error {
+	return s.do(ctx, "ReleaseWorker", func() error {
+		w, ok := s.workers[id]
+		if !ok || w.owner != owner {
+			return store.ErrFenced
+		}
+		s.workers[id] = worker{until: min(lastUsed, w.until)}
+		return nil
+	})
+}
+
 // Partitions returns all partition rows by topic and number.
 func (s *Store) Partitions(ctx context.Context) ([]store.PartitionState, error) {
 	return get(ctx, s, "Partitions", func() ([]store.PartitionState, error) {

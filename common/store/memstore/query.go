@@ -3,6 +3,7 @@ package memstore
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"strings"
 
@@ -134,7 +135,7 @@ func (s *Store) Timeline(
 ) ([]store.Row, error) {
 	return get(ctx, s, "Timeline", func() ([]store.Row, error) {
 		c := s.convs[conv]
-		if c == nil {
+		if c == nil || after >= upto {
 			return nil, nil
 		}
 		var out []store.Row
@@ -156,7 +157,7 @@ func (s *Store) Timeline(
 func (s *Store) History(ctx context.Context, u wire.UserID, conv wire.ConvID, after, before int64, limit int) ([]store.Row, error) {
 	return get(ctx, s, "History", func() ([]store.Row, error) {
 		c := s.convs[conv]
-		if c == nil || limit <= 0 {
+		if c == nil || limit <= 0 || after == math.MaxInt64 {
 			return nil, nil
 		}
 		var out []store.Row
@@ -215,7 +216,7 @@ func (s *Store) Refusals(ctx context.Context, u wire.UserID, after int64, limit 
 		list := slices.Clone(s.refusals[u])
 		list = slices.DeleteFunc(list, func(r store.Refusal) bool { return r.TS <= after })
 		slices.SortFunc(list, func(a, b store.Refusal) int {
-			return cmp.Or(cmp.Compare(a.TS, b.TS), cmp.Compare(a.ID, b.ID))
+			return cmp.Compare(a.ID, b.ID)
 		})
 		var out []wire.Refused
 		for _, r := range list[max(0, len(list)-max(0, limit)):] {

@@ -163,24 +163,45 @@ func choose(have []lease, owner string, now int64) (l lease, fresh bool) {
 
 // RenewWorker moves a lease.
 func (s *Store) RenewWorker(ctx context.Context, worker int, owner string, until int64) error {
+	err := s.changeLease(ctx, worker, owner, func(l lease) lease {
+		l.until = max(until, l.until) // a renewal that comes late shortens nothing
+		return l
+	})
+	if err != nil {
+		return fmt.Errorf("renew worker id %d: %w", worker, err)
+	}
+	return nil
+}
+
+// ReleaseWorker ends a lease. Nobody owns it then, so that a renewal that comes
+// late finds it gone.
+func (s *Store) ReleaseWorker(ctx context.Context, worker int, owner string, lastUsed int64) error {
+	err := s.changeLease(ctx, worker, owner, func(l lease) lease {
+		return lease{until: min(lastUsed, l.until)}
+	})
+	if err != nil {
+		return fmt.Errorf("release worker id %d: %w", worker, err)
+	}
+	return nil
+}
+
+// changeLease changes what the owner still has, else it is ErrFenced.
+func (s *Store) changeLease(ctx context.Context, worker int, owner string, change func(l lease) lease) error {
 	var have []lease
 	read := []statement{{sql: "SELECT owner, until_ms FROM workers WHERE id = ?" + s.d.lock, args: []any{worker}}}
 	scan := func(r *sql.Rows) error {
 		var l lease
 		err := r.Scan(&l.owner, &l.until)
 		have = append(have, l)
-		return err //nolint:wrapcheck // told below
+		return err //nolint:wrapcheck // told by the callers
 	}
-	err := s.transact(ctx, read, scan, func(txn) ([]statement, error) {
+	return s.transact(ctx, read, scan, func(txn) ([]statement, error) {
 		if len(have) == 0 || have[0].owner != owner {
 			return nil, store.ErrFenced
 		}
-		return []statement{{sql: "UPDATE workers SET until_ms = ? WHERE id = ?", args: []any{max(until, have[0].until), worker}}}, nil
+		l := change(have[0])
+		return []statement{{sql: "UPDATE workers SET owner = ?, until_ms = ? WHERE id = ?", args: []any{l.owner, l.until, worker}}}, nil
 	})
-	if err != nil {
-		return fmt.Errorf("renew worker id %d: %w", worker, err)
-	}
-	return nil
 }
 
 // Purge deletes what is older, a thousand rows at a time, so that a turn waits

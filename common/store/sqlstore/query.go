@@ -89,8 +89,11 @@ func spans(intervals []store.Member, from, to int64) []span {
 	return out
 }
 
-// seen returns the id of a conversation and what u may see of [from, to] in it.
-func (s *Store) seen(ctx context.Context, u wire.UserID, conv wire.ConvID, from, to int64) (id int64, _ []span, err error) {
+// seen returns the id of a conversation and what u may see of (after, to] in it.
+func (s *Store) seen(ctx context.Context, u wire.UserID, conv wire.ConvID, after, to int64) (id int64, _ []span, err error) {
+	if after >= to { // also keeps after + 1 below from running over
+		return 0, nil, nil
+	}
 	intervals, err := all(ctx, s, []statement{{
 		sql: "SELECT c.id, m.joined_seq, m.left_seq FROM conversations c JOIN members m ON m.conv_id = c.id" +
 			" WHERE c.conv = ? AND m.user = ? ORDER BY m.joined_seq",
@@ -102,14 +105,14 @@ func (s *Store) seen(ctx context.Context, u wire.UserID, conv wire.ConvID, from,
 	if err != nil {
 		return 0, nil, fmt.Errorf("read a user's intervals: %w", err)
 	}
-	return id, spans(intervals, from, to), nil
+	return id, spans(intervals, after+1, to), nil
 }
 
 // Timeline returns what u may see of (after, upto].
 func (s *Store) Timeline(
 	ctx context.Context, u wire.UserID, conv wire.ConvID, after, upto int64, limit int, bodies bool,
 ) ([]store.Row, error) {
-	id, ranges, err := s.seen(ctx, u, conv, after+1, upto)
+	id, ranges, err := s.seen(ctx, u, conv, after, upto)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +139,7 @@ func (s *Store) History(ctx context.Context, u wire.UserID, conv wire.ConvID, af
 	if before == 0 {
 		to = 1<<63 - 1
 	}
-	id, ranges, err := s.seen(ctx, u, conv, after+1, to)
+	id, ranges, err := s.seen(ctx, u, conv, after, to)
 	if err != nil {
 		return nil, err
 	}
@@ -217,10 +220,11 @@ func (s *Store) OutcomeByID(ctx context.Context, u wire.UserID, id wire.MsgID) (
 	return o, nil
 }
 
-// Refusals returns the newest refusals of u, oldest first.
+// Refusals returns the newest refusals of u by id, oldest first: the order of
+// the primary key, so that a sender of very many costs no more than one of few.
 func (s *Store) Refusals(ctx context.Context, u wire.UserID, after int64, limit int) ([]wire.Refused, error) {
 	list, err := all(ctx, s, []statement{{
-		sql:  "SELECT client_id, id, conv, code FROM refusals WHERE user = ? AND ts > ? ORDER BY ts DESC, id DESC LIMIT ?",
+		sql:  "SELECT client_id, id, conv, code FROM refusals WHERE user = ? AND ts > ? ORDER BY id DESC LIMIT ?",
 		args: []any{string(u), after, max(0, limit)},
 	}}, func(r *sql.Rows) (f wire.Refused, err error) {
 		err = r.Scan(&f.ClientID, (*int64)(&f.ID), (*string)(&f.Conv), (*string)(&f.Code))

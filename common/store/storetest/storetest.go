@@ -59,6 +59,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"refusals, newest within the limit", testRefusals},
 		{"purge deletes what is older", testPurge},
 		{"worker ids are leased to one owner", testWorkers},
+		{"a released worker id is free at once", testWorkerRelease},
 		{"worker ids run out", testWorkersOut},
 		{"layout and history epoch", testLayout},
 		{"the ledger lists all partitions", testLedger},

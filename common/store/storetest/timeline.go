@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/starling-im/starling/common/store"
@@ -204,6 +205,9 @@ func testHistory(f *fixture) {
 	equal(t, "between", page("a", 2, 7, 100), []int64{3, 4, 6})
 	equal(t, "nothing between", page("a", 2, 3, 100), []int64{})
 	equal(t, "a stranger", page("x", 0, 0, 10), []int64{})
+	equal(t, "after the greatest seq there is", page("a", math.MaxInt64, 0, 10), []int64{})
+	equal(t, "before the greatest seq there is", page("a", 0, math.MaxInt64, 2), []int64{8, 9})
+	equal(t, "a timeline after it", seqs(got[[]store.Row](t)(f.s.Timeline(t.Context(), "a", c.Conv, math.MaxInt64, 9, 10, true))), []int64{})
 }
 
 func testRecall(f *fixture) {

@@ -224,5 +224,8 @@ func testRefusals(f *fixture) {
 	equal(t, "after", got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", base+1, 10)), want[2:])
 	equal(t, "of another", len(got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "b", 0, 10))), 0)
 	f.commit(t, &store.Turn{Refusals: turn.Refusals[4:]})
+	late := store.Refusal{User: "a", Refused: wire.Refused{ClientID: "c", ID: 1, Conv: "g:g", Code: wire.CodeMuted}, TS: base + 9}
+	f.commit(t, &store.Turn{Refusals: []store.Refusal{late}})
+	equal(t, "newest by id", got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 2)), want[3:])
 	equal(t, "said once", len(got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 10))), 5)
 }
