@@ -273,6 +273,64 @@ func TestWithoutTheIndexSendsGoOn(t *testing.T) {
 	}
 }
 
+// slowIndex takes reservations and does not answer in time.
+type slowIndex struct {
+	Index
+	late bool
+}
+
+func (s *slowIndex) Reserve(ctx context.Context, rs []registry.Reservation) ([]registry.Reserved, error) {
+	got, err := s.Index.Reserve(ctx, rs)
+	if s.late {
+		return nil, context.DeadlineExceeded
+	}
+	return got, err
+}
+
+// An attempt that the index did not answer has an id of its own. It must not
+// take the place of the first one's.
+func TestAnUnansweredLookMarksNothing(t *testing.T) {
+	f := setup(t)
+	slow := &slowIndex{Index: f.reg}
+	f.d.Index = slow
+	f.log.StopMachine(true) // so that the index alone knows the first
+	first := f.sendAll(t, "alice", text("bob", "c1", "hi"))[0]
+	f.acked(t, "p:alice:bob", "alice", "c1")
+	slow.late = true
+	if a := f.sendAll(t, "alice", text("bob", "c1", "hi"))[0]; a.Err != nil || a.Ack.ID == first.Ack.ID {
+		t.Fatalf("without the index: %+v", a)
+	}
+	if n := len(f.Service.acked); n != 0 {
+		t.Errorf("%d marks wait", n)
+	}
+	slow.late = false
+	if a := f.sendAll(t, "alice", text("bob", "c1", "hi"))[0]; a.Err != nil || a.Ack.ID != first.Ack.ID {
+		t.Errorf("afterwards %+v, first %+v", a.Ack, first.Ack)
+	}
+}
+
+// After the index was emptied it holds what the second attempt wrote; the
+// store still knows the first.
+func TestTheIndexWasEmptied(t *testing.T) {
+	f := setup(t)
+	first := f.sendAll(t, "alice", text("bob", "c1", "hi"))[0]
+	f.acked(t, "p:alice:bob", "alice", "c1")
+	if err := f.log.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.reg.Flush()
+	if a := f.sendAll(t, "alice", text("bob", "c1", "other"))[0]; a.Err != nil {
+		t.Fatalf("nobody knows yet that this is a conflict: %v", a.Err)
+	}
+	f.acked(t, "p:alice:bob", "alice", "c1")
+	if a := f.sendAll(t, "alice", text("bob", "c1", "hi"))[0]; a.Err != nil || a.Ack.ID != first.Ack.ID {
+		t.Errorf("the first again: %+v", a)
+	}
+	if a := f.sendAll(t, "alice", text("bob", "c1", "other"))[0]; a.Err == nil || a.Err.Code != wire.CodeConflict {
+		t.Errorf("the other again: %+v", a)
+	}
+}
+
 func TestMembership(t *testing.T) {
 	f := setup(t)
 	f.command(t, "alice", "team", &recordpb.Command{Kind: recordpb.Command_CREATE, Users: []string{"bob"}})

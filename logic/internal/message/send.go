@@ -16,6 +16,9 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
+// repeatWindow is how long a client_id is one message's, by docs/protocol.md.
+const repeatWindow = 7 * 24 * time.Hour
+
 // Request is one send. Done is called exactly once with either an ack or an
 // error, from the caller's or the producer's goroutine; it must not block.
 type Request struct {
@@ -28,11 +31,12 @@ type Request struct {
 // send is a Request on its way.
 type send struct {
 	*Request
-	conv   wire.ConvID
-	id     wire.MsgID
-	hash   uint64
-	resend bool
-	over   bool // answered
+	conv     wire.ConvID
+	id       wire.MsgID
+	hash     uint64
+	reserved bool // the index holds id
+	resend   bool
+	over     bool // answered
 }
 
 func (w *send) reservation() registry.Reservation {
@@ -56,7 +60,7 @@ func (s *Service) Send(ctx context.Context, reqs []Request) {
 	reserved, members := s.look(look, work)
 	for i, w := range work {
 		if reserved != nil {
-			s.judgeRepeat(w, reserved[i])
+			s.judgeRepeat(look, w, reserved[i])
 		}
 	}
 	s.judgeMembers(look, work, members)
@@ -135,8 +139,20 @@ func memberships(work []*send) []registry.Membership {
 }
 
 // judgeRepeat answers a repeat that was acknowledged and a conflict; a repeat
-// of unknown fate is written again under the first id.
-func (s *Service) judgeRepeat(w *send, r registry.Reserved) {
+// of unknown fate is written again under the first id. An index that was
+// emptied between two attempts holds the later one's id and content: what the
+// store knows of the first goes before it.
+func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved) {
+	if !r.First && (r.Hash != w.hash || r.Acked > 0) {
+		o, err := s.d.Store.Outcome(ctx, store.OutcomeKey{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID})
+		switch {
+		case err == nil && s.d.Now().UnixMilli()-o.TS < repeatWindow.Milliseconds():
+			r = registry.Reserved{ID: o.ID, Hash: o.Hash, Acked: o.TS}
+		case err != nil && !errors.Is(err, store.ErrNotFound):
+			s.d.Metrics.looks.WithLabelValues("store").Inc()
+		}
+	}
+	w.reserved = true
 	switch {
 	case r.First:
 	case r.Hash != w.hash:
@@ -223,7 +239,9 @@ func (s *Service) delivered(w *send, d mq.Delivery, start time.Time) {
 	s.d.Metrics.produce.Observe(s.d.Now().Sub(start).Seconds())
 	s.d.Metrics.sends.WithLabelValues("acked").Inc()
 	w.Done(&wire.SendAck{ClientID: w.Body.ClientID, ID: w.id, Conv: w.conv, TS: d.TS}, nil)
-	s.mark(w.reservation(), d.TS)
+	if w.reserved { // else the index may hold the id of another attempt
+		s.mark(w.reservation(), d.TS)
+	}
 }
 
 func (s *Service) fail(w *send, err *wire.Error) {
