@@ -136,7 +136,19 @@ func (s *Service) Rename(ctx context.Context, c Command, g wire.GroupID, name, d
 	if err := errors.Join(checkText("name", info.Name, MaxName), checkText("description", info.Description, MaxDescription)); err != nil {
 		return nil, badRequest(err)
 	}
-	return info, s.do(ctx, c, g, &recordpb.Command{Kind: recordpb.Command_RENAME, Name: info.Name, Description: info.Description})
+	// The record holds both, the hash what was asked: a repeat after another's
+	// change is the same command.
+	asked := &recordpb.Command{Kind: recordpb.Command_RENAME, Name: given(name), Description: given(description)}
+	return info, s.submitAs(ctx, c, g, hash(asked),
+		&recordpb.Command{Kind: recordpb.Command_RENAME, Name: info.Name, Description: info.Description})
+}
+
+// given tells an empty text from none.
+func given(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return "=" + *s
 }
 
 // Add makes users members.
@@ -191,6 +203,10 @@ func (s *Service) Dismiss(ctx context.Context, c Command, g wire.GroupID) error 
 
 // do produces a command and waits for its verdict.
 func (s *Service) do(ctx context.Context, c Command, g wire.GroupID, cmd *recordpb.Command) error {
+	return s.submitAs(ctx, c, g, hash(cmd), cmd)
+}
+
+func (s *Service) submitAs(ctx context.Context, c Command, g wire.GroupID, sum uint64, cmd *recordpb.Command) error {
 	if !wire.ValidID(string(g)) {
 		return wire.Errorf(wire.CodeBadRequest, "group is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
 	}
@@ -198,7 +214,7 @@ func (s *Service) do(ctx context.Context, c Command, g wire.GroupID, cmd *record
 		return wire.Errorf(wire.CodeBadRequest, "Idempotency-Key is not 1–64 bytes of 0x21–0x7e")
 	}
 	p, err := s.submit.Submit(ctx, &recordpb.Record{
-		Conv: string(wire.GroupConv(g)), From: string(c.By), ClientId: c.Key, Hash: hash(cmd),
+		Conv: string(wire.GroupConv(g)), From: string(c.By), ClientId: c.Key, Hash: sum,
 		Body: &recordpb.Record_Command{Command: cmd},
 	}, c.Key != "")
 	if err != nil {

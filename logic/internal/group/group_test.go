@@ -8,7 +8,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
+	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/logic/internal/message"
@@ -131,6 +133,57 @@ func TestHashCoversTheCommand(t *testing.T) {
 	} {
 		if hash(other) == hash(base) {
 			t.Errorf("%v has the same hash", other)
+		}
+	}
+}
+
+// A repeat of a rename is the same command, whatever others changed meanwhile.
+func TestHashOfARename(t *testing.T) {
+	st := memstore.New()
+	r := &recorder{}
+	s, err := New(st, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := st.Claim(t.Context(), record.PartitionID{Topic: record.TopicGroups}, "t", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &store.Conversation{Conv: "g:team", MaxSeq: 1, MinSeq: 1, Group: &store.Group{Name: "n", Description: "d", Owner: "alice"}}
+	put := func() {
+		t.Helper()
+		turn := &store.Turn{Conversations: []*store.Conversation{c}, Partitions: []store.PartitionMove{
+			{PartitionID: p.PartitionID, Epoch: p.Epoch, From: p.Applied, To: p.Applied + 1},
+		}}
+		p.Applied++
+		if fenced, err := st.Commit(t.Context(), turn); err != nil || len(fenced) > 0 {
+			t.Fatal(fenced, err)
+		}
+	}
+	put()
+	str := func(s string) *string { return &s }
+	hashOf := func(name, description *string) uint64 {
+		t.Helper()
+		if _, err := s.Rename(t.Context(), Command{By: "alice", Key: "k"}, "team", name, description); !errors.Is(err, errStop) {
+			t.Fatal(err)
+		}
+		return r.got[len(r.got)-1].GetHash()
+	}
+	first := hashOf(str("new"), nil)
+	c.Group.Description = "changed by another"
+	put()
+	if again := hashOf(str("new"), nil); again != first {
+		t.Error("the repeat has another hash")
+	}
+	if got := r.got[1].GetCommand(); got.GetDescription() != "changed by another" || got.GetName() != "new" {
+		t.Errorf("the record says %v", got)
+	}
+	for what, h := range map[string]uint64{
+		"another name": hashOf(str("newer"), nil), "the description, too": hashOf(str("new"), str("d")),
+		"an empty description": hashOf(str("new"), str("")), "the description alone": hashOf(nil, str("new")),
+	} {
+		if h == first {
+			t.Errorf("%s has the same hash", what)
 		}
 	}
 }
