@@ -18,10 +18,20 @@ import (
 // busyResponse goes to a connection over the limits; it may be lost.
 const busyResponse = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
+// receiveBuffer is what the kernel may hold of one connection's input (it takes
+// twice that). netpoll doubles what it reads at once whenever a read was full,
+// up to 8 MiB, and never takes it back: this is what bounds it.
+const receiveBuffer = 64 << 10
+
+// wholeNet is how much of an IPv6 address counts as one place: less is for its
+// owner to choose.
+const wholeNet = 64
+
 // acceptor is netpoll's listener: it applies the limits before netpoll spends
 // anything on a connection.
 type acceptor struct {
 	file    *os.File
+	spare   *os.File // given up for a moment when descriptors run out; of the loop
 	fd      int
 	addr    net.Addr
 	max     int
@@ -36,7 +46,13 @@ type acceptor struct {
 
 // newAcceptor listens on addr.
 func newAcceptor(ctx context.Context, cfg Config, m *metrics) (*acceptor, error) {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var serr error
+		err := rc.Control(func(fd uintptr) {
+			serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		})
+		return errors.Join(err, serr)
+	}}
 	ln, err := lc.Listen(ctx, "tcp", cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Addr, err)
@@ -54,8 +70,12 @@ func newAcceptor(ctx context.Context, cfg Config, m *metrics) (*acceptor, error)
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", cfg.Addr, err), f.Close())
 	}
+	spare, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: keep a descriptor: %w", cfg.Addr, err), f.Close())
+	}
 	return &acceptor{
-		file: f, fd: fd, addr: ln.Addr(), max: cfg.MaxConns, maxIP: cfg.MaxPerIP,
+		file: f, spare: spare, fd: fd, addr: ln.Addr(), max: cfg.MaxConns, maxIP: cfg.MaxPerIP,
 		metrics: m, perIP: map[netip.Addr]int{},
 	}, nil
 }
@@ -69,8 +89,8 @@ func (a *acceptor) Accept() (net.Conn, error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		a.metrics.rejected.WithLabelValues("descriptors").Inc()
-		return nil, err // as it is: netpoll pauses on exactly these
+		a.refuseOne()
+		return nil, nil //nolint:nilnil // see refuseOne
 	default:
 		return nil, nil //nolint:nilnil // gone again, or interrupted
 	}
@@ -86,8 +106,40 @@ func (a *acceptor) Accept() (net.Conn, error) {
 	return &accepted{fd: fd, local: a.addr, remote: peerAddr(ip)}, nil
 }
 
+// refuseOne turns one connection away though there is no descriptor for it.
+// netpoll is not told: it would pause accepting, but the second time it happens
+// only seem to, starting a goroutine for every turn of its loop, and a paused
+// listener never says that it was shut.
+func (a *acceptor) refuseOne() {
+	if a.spare != nil {
+		_ = a.spare.Close()
+		a.spare = nil
+	}
+	fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	if err == nil {
+		a.metrics.rejected.WithLabelValues("descriptors").Inc()
+		_, _ = unix.Write(fd, []byte(busyResponse))
+		_ = unix.Close(fd)
+	}
+	// Without it the next one waits in the kernel until there is a descriptor.
+	if f, err := os.Open(os.DevNull); err == nil {
+		a.spare = f
+	}
+}
+
+// placeOf is what the limit by address counts.
+func placeOf(ip netip.Addr) netip.Addr {
+	if ip.Is6() {
+		if p, err := ip.Prefix(wholeNet); err == nil {
+			return p.Addr()
+		}
+	}
+	return ip
+}
+
 // admit counts a connection in, or says which limit it meets.
 func (a *acceptor) admit(ip netip.Addr) string {
+	ip = placeOf(ip)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -105,6 +157,7 @@ func (a *acceptor) admit(ip netip.Addr) string {
 
 // leave counts a connection out.
 func (a *acceptor) leave(ip netip.Addr) {
+	ip = placeOf(ip)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.live--
@@ -125,7 +178,11 @@ func (a *acceptor) stop() {
 
 // Close implements netpoll.Listener.
 func (a *acceptor) Close() error {
-	if err := a.file.Close(); err != nil {
+	var spare error
+	if a.spare != nil {
+		spare = a.spare.Close()
+	}
+	if err := errors.Join(a.file.Close(), spare); err != nil {
 		return fmt.Errorf("close listener: %w", err)
 	}
 	return nil
