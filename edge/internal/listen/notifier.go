@@ -16,8 +16,9 @@ type notifier struct {
 	watched  prometheus.Gauge
 	running  sync.WaitGroup
 
-	mu    sync.Mutex // below a Conn's mutex
-	conns map[int]*Conn
+	mu     sync.Mutex // below a Conn's mutex
+	closed bool       // ep is not ours any more
+	conns  map[int]*Conn
 }
 
 func newNotifier(watched prometheus.Gauge) (*notifier, error) {
@@ -43,6 +44,9 @@ func (n *notifier) start() { n.running.Go(n.run) }
 func (n *notifier) stop() {
 	_, _ = unix.Write(n.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	n.running.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true // a connection that did not end in time may still come
 	_ = unix.Close(n.wake)
 	_ = unix.Close(n.ep)
 }
@@ -71,14 +75,17 @@ func (n *notifier) run() {
 
 // watch arms the descriptor once. The caller owns it (Conn.mu).
 func (n *notifier) watch(c *Conn) {
-	op := unix.EPOLL_CTL_MOD
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return
+	}
+	op := unix.EPOLL_CTL_MOD
 	if n.conns[c.fd] != c {
 		op = unix.EPOLL_CTL_ADD
 		n.conns[c.fd] = c
 		n.watched.Inc()
 	}
-	n.mu.Unlock()
 	ev := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLONESHOT, Fd: int32(c.fd)}
 	_ = unix.EpollCtl(n.ep, op, c.fd, &ev) // its end shows on the loop
 }
@@ -86,13 +93,11 @@ func (n *notifier) watch(c *Conn) {
 // forget lets go of the descriptor, which is about to be closed.
 func (n *notifier) forget(c *Conn) {
 	n.mu.Lock()
-	known := n.conns[c.fd] == c
-	if known {
-		delete(n.conns, c.fd)
-		n.watched.Dec()
+	defer n.mu.Unlock()
+	if n.closed || n.conns[c.fd] != c {
+		return
 	}
-	n.mu.Unlock()
-	if known {
-		_ = unix.EpollCtl(n.ep, unix.EPOLL_CTL_DEL, c.fd, nil)
-	}
+	delete(n.conns, c.fd)
+	n.watched.Dec()
+	_ = unix.EpollCtl(n.ep, unix.EPOLL_CTL_DEL, c.fd, nil)
 }
