@@ -133,18 +133,20 @@ func (x *consumer) Commit(offsets map[record.PartitionID]int64) {
 		if was, owned := x.committed[p]; !owned || next <= was {
 			continue
 		}
-		x.committed[p] = next
 		tps = append(tps, kafka.TopicPartition{Topic: &p.Topic, Partition: p.Number, Offset: kafka.Offset(next)})
 	}
 	if len(tps) == 0 || x.closed {
 		return
 	}
-	if _, err := x.c.StoreOffsets(tps); err != nil { // the partition left meanwhile
+	tps, err := x.c.StoreOffsets(tps)
+	if err != nil {
 		x.log.Debug("store offsets", zap.Error(err))
-		return
 	}
 	for _, tp := range tps {
-		x.unsure[idOf(tp)] = int64(tp.Offset)
+		if tp.Error != nil || err != nil && len(tps) == 1 {
+			continue // leaves just now, or is not quite here: the next call asks again
+		}
+		x.committed[idOf(tp)], x.unsure[idOf(tp)] = int64(tp.Offset), int64(tp.Offset)
 	}
 }
 

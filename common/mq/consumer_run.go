@@ -46,10 +46,10 @@ func (r *run) loop() error {
 	for r.err == nil && r.ctx.Err() == nil {
 		r.step()
 	}
-	if r.err != nil {
-		return r.err
+	if err := r.ctx.Err(); err != nil && errors.Is(r.err, err) { // what was under way said so
+		return nil
 	}
-	return nil
+	return r.err
 }
 
 // step polls once, or waits for the owner, and hands over what there is.
@@ -186,6 +186,8 @@ func (r *run) poll(wait time.Duration) bool {
 func (r *run) fault(e kafka.Error) {
 	r.m.errs.WithLabelValues(e.Code().String()).Inc()
 	switch {
+	case r.ending(): // nothing is read any more
+		r.log.Debug("kafka consumer, at its end", zap.Error(e))
 	case e.IsFatal(), e.Code() == kafka.ErrAutoOffsetReset, e.Code() == kafka.ErrOffsetOutOfRange,
 		e.Code() == kafka.ErrTopicAuthorizationFailed, e.Code() == kafka.ErrGroupAuthorizationFailed:
 		r.err = fmt.Errorf("consume as group %s: %w", r.group, e)
@@ -201,12 +203,14 @@ func (r *run) fault(e kafka.Error) {
 func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 	switch ev := ev.(type) {
 	case kafka.AssignedPartitions:
-		if r.ending() { // the client takes them, and they go back at once
+		r.join()
+		if r.ending() || r.err != nil {
+			r.decline(ev.Partitions)
 			return nil
 		}
-		r.join()
 		if err := r.assigned(ev.Partitions); err != nil {
 			r.err = errors.Join(r.err, err)
+			r.decline(ev.Partitions)
 		}
 	case kafka.RevokedPartitions:
 		if r.over {
@@ -220,6 +224,18 @@ func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 }
 
 func (r *run) ending() bool { return r.over || r.ctx.Err() != nil }
+
+// decline takes partitions where there is nothing to read: they can't be
+// refused, and go back when the run ends, which is about to happen. Left to
+// the client they would be read from the committed offset, or fail without one.
+func (r *run) decline(tps []kafka.TopicPartition) {
+	for i := range tps {
+		tps[i].Offset = kafka.OffsetEnd
+	}
+	if err := r.c.IncrementalAssign(tps); err != nil {
+		r.log.Debug("decline partitions", zap.Error(err))
+	}
+}
 
 func (r *run) assigned(tps []kafka.TopicPartition) error {
 	if len(tps) == 0 {
@@ -263,7 +279,7 @@ func (r *run) look(tps []kafka.TopicPartition) ([]Assignment, error) {
 		r.log.Warn("partitions assigned, but the brokers do not say where they stand", zap.Error(err))
 		select {
 		case <-r.ctx.Done():
-			return nil, fmt.Errorf("look at assigned partitions: %w", err)
+			return nil, fmt.Errorf("look at assigned partitions: %w: %w", r.ctx.Err(), err)
 		case <-time.After(assignPause):
 		}
 	}

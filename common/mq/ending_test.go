@@ -1,0 +1,94 @@
+package mq
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/starling-im/starling/common/record"
+)
+
+// starter is an owner that begins at the committed offset, or at 0.
+type starter struct{}
+
+func (starter) Assigned(ctx context.Context, as []Assignment) (map[record.PartitionID]int64, error) {
+	starts := map[record.PartitionID]int64{}
+	for _, a := range as {
+		starts[a.PartitionID] = max(a.Committed, 0)
+	}
+	return starts, ctx.Err()
+}
+func (starter) Revoked([]record.PartitionID, bool) {}
+func (starter) Messages(ctx context.Context, _ []record.Entry) error {
+	return ctx.Err()
+}
+
+// TestAssignedWhileEnding: partitions that come when the run is over are not
+// read, and that nothing was ever committed of them is no error.
+func TestAssignedWhileEnding(t *testing.T) {
+	cfg := embeddedConfig(t)
+	p, err := newProducer(t.Context(), cfg, zap.NewNop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.Produce(record.PartitionID{Topic: record.TopicMessages}, 1, []byte("v"), func(Delivery) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x, err := newConsumer(cfg, "group", []string{record.TopicMessages}, zaptest.NewLogger(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &run{consumer: x, ctx: ctx, owner: starter{}}
+	came := false
+	err = x.c.SubscribeTopics(x.topics, func(c *kafka.Consumer, ev kafka.Event) error {
+		if a, ok := ev.(kafka.AssignedPartitions); ok {
+			came = len(a.Partitions) > 0
+			cancel()
+		}
+		return r.rebalance(c, ev)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); !came && time.Now().Before(end); {
+		r.poll(pollWait)
+	}
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+		r.poll(pollWait)
+	}
+	if !came || r.err != nil || len(r.buf) > 0 {
+		t.Errorf("assigned %v; the run would end with %v; %d records were read", came, r.err, len(r.buf))
+	}
+	r.leave()
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStopAtAnyTime: a run that is ended while it joins its group is no error.
+func TestStopAtAnyTime(t *testing.T) {
+	cfg := embeddedConfig(t)
+	for after := time.Duration(0); after < 400*time.Millisecond; after += 20 * time.Millisecond {
+		x, err := newConsumer(cfg, "group", []string{record.TopicMessages, record.TopicGroups}, zap.NewNop(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		if err := x.Run(ctx, starter{}); err != nil {
+			t.Errorf("ended after %v: %v", after, err)
+		}
+		cancel()
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
