@@ -6,7 +6,7 @@
 // A Generator is safe for concurrent use. It keeps growing when the clock steps
 // back (it stays in its last millisecond) and when 4,096 ids are asked for in
 // one millisecond (it borrows the next one), but never goes beyond the end of
-// its lease: then Next is ErrLapsed until Extend. The range ends in 2093.
+// its lease: then Next is ErrLapsed until Extend, or for good after Close. The range ends in 2093.
 package idgen
 
 import (
@@ -45,6 +45,7 @@ type Generator struct {
 	last    int64 // ms since the Unix epoch, of the last id
 	counter int64 // of the last id
 	until   int64 // ms since the Unix epoch: the last one ids may bear
+	closed  bool
 }
 
 // New returns a generator that holds no lease yet. All its ids bear a
@@ -80,7 +81,7 @@ func (g *Generator) Next() (wire.MsgID, error) {
 			ms, counter = ms+1, 0
 		}
 	}
-	if ms > g.until {
+	if g.closed || ms > g.until {
 		return 0, ErrLapsed
 	}
 	if ms-Epoch > maxTime {
@@ -90,11 +91,19 @@ func (g *Generator) Next() (wire.MsgID, error) {
 	return wire.MsgID((ms-Epoch)<<(workerBits+counterBits) | g.worker<<counterBits | counter), nil
 }
 
-// Last returns the millisecond of the last id, or where issuing starts after:
-// what a release of the lease must record as used.
+// Last returns the millisecond of the last id, or where issuing starts after.
 func (g *Generator) Last() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.last
+}
+
+// Close ends the generator: every Next after it is ErrLapsed, whatever Extend
+// says. It returns Last: what a release of the lease must record as used.
+func (g *Generator) Close() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
 	return g.last
 }
 

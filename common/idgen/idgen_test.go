@@ -94,6 +94,39 @@ func TestStartsAfterLastUse(t *testing.T) {
 	}
 }
 
+// What Close returned is the last time ids bear, also of calls on their way.
+func TestClose(t *testing.T) {
+	c := &clock{ms: Epoch + 1000}
+	g := New(3, 0, c.now)
+	g.Extend(Epoch + 5000)
+	last := Time(next(t, g))
+	var wg sync.WaitGroup
+	ids := make(chan wire.MsgID, 1000)
+	wg.Go(func() {
+		for range 1000 {
+			if id, err := g.Next(); err == nil {
+				ids <- id
+			}
+		}
+	})
+	used := g.Close()
+	wg.Wait()
+	close(ids)
+	for id := range ids {
+		if Time(id) > used {
+			t.Errorf("id of %d, closed at %d", Time(id), used)
+		}
+	}
+	if used < last {
+		t.Errorf("closed at %d after an id of %d", used, last)
+	}
+	c.ms++
+	g.Extend(Epoch + 9000)
+	if _, err := g.Next(); !errors.Is(err, ErrLapsed) {
+		t.Errorf("an id after Close: %v", err)
+	}
+}
+
 func TestClockStepsBack(t *testing.T) {
 	c := &clock{start}
 	g := New(1, 0, c.now)

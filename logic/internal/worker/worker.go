@@ -37,6 +37,7 @@ var ErrNone = errors.New("no worker number is leased")
 type Store interface {
 	LeaseWorker(ctx context.Context, owner string, now, until int64) (worker int, lastUsed int64, err error)
 	RenewWorker(ctx context.Context, worker int, owner string, until int64) error
+	ReleaseWorker(ctx context.Context, worker int, owner string, lastUsed int64) error
 }
 
 // Lease is a leased number and its generator.
@@ -75,6 +76,9 @@ func (l *Lease) Acquire(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("lease a worker number: %w", err)
 	}
+	// Another's lease has lapsed before it is given away. One that has not is our
+	// own, of a call whose answer was lost: nothing was numbered under it.
+	last = min(last, now.UnixMilli())
 	h := &held{worker: w, gen: idgen.New(w, last, l.now)}
 	h.gen.Extend(until)
 	h.until.Store(until)
@@ -114,6 +118,7 @@ func (l *Lease) renew(ctx context.Context) error {
 	err := l.store.RenewWorker(rctx, h.worker, l.owner, until)
 	if errors.Is(err, store.ErrFenced) {
 		l.cur.Store(nil) // nothing is numbered with it from here on
+		h.gen.Close()
 		return l.Acquire(ctx)
 	}
 	if err != nil {
@@ -132,7 +137,7 @@ func (l *Lease) release(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	if err := l.store.RenewWorker(ctx, h.worker, l.owner, max(h.gen.Last(), l.now().UnixMilli())); err != nil {
+	if err := l.store.ReleaseWorker(ctx, h.worker, l.owner, h.gen.Close()); err != nil {
 		l.log.Info("worker number not given back", zap.Error(err))
 	}
 }

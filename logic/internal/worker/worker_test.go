@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/starling-im/starling/common/idgen"
 	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/memstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -42,6 +44,15 @@ func (l *leases) RenewWorker(_ context.Context, _ int, _ string, until int64) er
 	return l.err
 }
 
+func (l *leases) ReleaseWorker(_ context.Context, _ int, _ string, lastUsed int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.until = lastUsed
+	}
+	return l.err
+}
+
 func (l *leases) set(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,7 +77,7 @@ func start(t *testing.T, st *leases) (*Lease, func()) {
 func TestIDsGoOnWhileRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(26 * 365 * 24 * time.Hour) // a bubble begins before the epoch of ids
-		st := &leases{last: time.Now().Add(time.Second).UnixMilli()}
+		st := &leases{last: time.Now().UnixMilli()}
 		l, stop := start(t, st)
 		id, err := l.Next()
 		if err != nil || idgen.Time(id) <= st.last || idgen.Worker(id) != 1 {
@@ -133,5 +144,61 @@ func TestAcquireFails(t *testing.T) {
 	l := New("me", &leases{err: errors.New("away")}, nil, nil)
 	if err := l.Acquire(t.Context()); err == nil {
 		t.Error("leased without a store")
+	}
+}
+
+// A lease whose answer was lost comes back with its end as its last use. Ids
+// must not begin there, half an hour ahead.
+func TestTheAnswerOfALeaseWasLost(t *testing.T) {
+	st := memstore.New()
+	lost := &lostAnswer{Store: st, lose: true}
+	l := New("me", lost, nil, nil)
+	if err := l.Acquire(t.Context()); err == nil {
+		t.Fatal("the answer was not lost")
+	}
+	if err := l.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id, err := l.Next()
+	if ahead := idgen.Time(id) - time.Now().UnixMilli(); err != nil || ahead > 1000 {
+		t.Errorf("an id %d ms ahead, %v", ahead, err)
+	}
+}
+
+type lostAnswer struct {
+	Store
+	lose bool
+}
+
+func (s *lostAnswer) LeaseWorker(ctx context.Context, owner string, now, until int64) (int, int64, error) {
+	w, last, err := s.Store.LeaseWorker(ctx, owner, now, until)
+	if s.lose {
+		s.lose = false
+		return 0, 0, errors.New("connection lost")
+	}
+	return w, last, err
+}
+
+// Many restarts within the time of a lease find a number each.
+func TestRestartsDoNotUseUpTheNumbers(t *testing.T) {
+	st := memstore.New()
+	now := time.Now()
+	last := map[int]int64{} // number -> newest ms of its ids
+	for i := range 3 * store.WorkerIDs {
+		now = now.Add(time.Second)
+		l := New(fmt.Sprint("me-", i), st, nil, func() time.Time { return now })
+		if err := l.Acquire(t.Context()); err != nil {
+			t.Fatalf("restart %d: %v", i, err)
+		}
+		id, err := l.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := idgen.Worker(id)
+		if idgen.Time(id) <= last[w] {
+			t.Fatalf("worker %d: an id of %d after one of %d", w, idgen.Time(id), last[w])
+		}
+		last[w] = idgen.Time(id)
+		l.release(t.Context())
 	}
 }
