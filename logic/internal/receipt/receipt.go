@@ -25,6 +25,7 @@ import (
 // Sizes and times of the buffer.
 const (
 	Capacity   = 65_536
+	PerUser    = 4096 // entries of one user, who else would take all
 	FlushCount = 500
 	FlushEvery = 150 * time.Millisecond
 
@@ -113,15 +114,15 @@ func New(d Deps) (*Buffer, error) {
 	}, nil
 }
 
-// Add takes one ack (delivered) or read of a device. False: the buffer is full
-// and it was dropped.
+// Add takes one ack (delivered) or read of a device. False: the buffer, or the
+// user's share of it, is full and it was dropped.
 func (b *Buffer) Add(u wire.UserID, d wire.DeviceID, conn wire.ConnID, conv wire.ConvID, delivered, read int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k := key{u, d, conv}
 	m, ok := b.pending[k]
 	if !ok {
-		if len(b.pending) >= Capacity {
+		if len(b.pending) >= Capacity || b.users[u] >= PerUser {
 			b.d.Metrics.dropped.Inc()
 			return false
 		}

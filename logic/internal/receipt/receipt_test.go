@@ -281,6 +281,32 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// One user cannot take the room of all.
+func TestOneUsersShare(t *testing.T) {
+	w := &world{}
+	b, err := New(Deps{Store: w, Index: w, Produce: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range PerUser {
+		if !b.Add("greedy", "d", 1, wire.ConvID(fmt.Sprint("g:", i)), 1, 0) {
+			t.Fatal("full too soon")
+		}
+	}
+	if b.Add("greedy", "d", 1, "g:one-more", 1, 0) {
+		t.Error("over the share")
+	}
+	if !b.Add("greedy", "d", 1, "g:7", 2, 0) || !b.Add("modest", "d", 1, "g:7", 1, 0) {
+		t.Error("a raise or another user was dropped")
+	}
+	if err := b.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !b.Add("greedy", "d", 1, "g:one-more", 1, 0) {
+		t.Error("the share is not free again after a flush")
+	}
+}
+
 func TestTheEndWritesTheRest(t *testing.T) {
 	w := &world{full: true} // receipts may fail: cursors must not
 	b, err := New(Deps{Store: w, Index: w, Produce: w})
