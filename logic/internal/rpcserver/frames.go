@@ -98,6 +98,9 @@ func (st *stream) cursor(up *rpcpb.Up) {
 	if err == nil {
 		err = c.Validate()
 	}
+	if parsed, _ := c.Conv.Parse(); err == nil && parsed.Group == "" && !parsed.Has(wire.UserID(up.GetUser())) {
+		err = wire.Errorf(wire.CodeNotMember, "not your conversation")
+	}
 	if err != nil {
 		st.fail(up, err)
 		return
@@ -159,7 +162,11 @@ func (st *stream) later(up *rpcpb.Up, f func(ctx context.Context)) {
 		return
 	}
 	select {
-	case st.slow <- f:
+	case st.slow <- func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, slowWait)
+		defer cancel()
+		f(ctx)
+	}:
 		st.s.d.Metrics.slowDepth.Inc()
 	default:
 		st.fail(up, st.overloaded())

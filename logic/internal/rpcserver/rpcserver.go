@@ -42,6 +42,7 @@ const (
 	batchBytes     = 1 << 20         // of one DownBatch
 	drainWait      = 8 * time.Second // for what is in hand when a stream is drained
 	loginWait      = 5 * time.Second
+	slowWait       = 15 * time.Second // for a sync, or the verdict of a recall or an edit
 	epochKept      = 10 * time.Second // a history epoch changes only by a restore
 )
 

@@ -43,13 +43,15 @@ type world struct {
 // gate holds syncs until it is opened.
 type gate struct {
 	Syncer
-	mu   sync.Mutex
-	shut chan struct{}
+	mu      sync.Mutex
+	shut    chan struct{}
+	bounded bool // the last call had a deadline
 }
 
 func (g *gate) Sync(ctx context.Context, u wire.UserID, d wire.DeviceID, req wire.Sync) (*wire.SyncOK, error) {
 	g.mu.Lock()
 	shut := g.shut
+	_, g.bounded = ctx.Deadline()
 	g.mu.Unlock()
 	if shut != nil {
 		select {
@@ -240,6 +242,7 @@ func TestBadFramesAreAnsweredAndTheStreamStays(t *testing.T) {
 		{wire.OpSend, `[]`, wire.CodeBadRequest},
 		{wire.OpAck, `{"conv":"nonsense","seq":1}`, wire.CodeBadRequest},
 		{wire.OpRead, `{"conv":"p:alice:bob","seq":-1}`, wire.CodeBadRequest},
+		{wire.OpRead, `{"conv":"p:bob:carl","seq":1}`, wire.CodeNotMember},
 		{wire.OpSync, `{"limit":501}`, wire.CodeBadRequest},
 		{wire.OpSync, `{"token":"zzz"}`, wire.CodeBadRequest},
 		{wire.OpSync, `{"cursors":[]}`, wire.CodeBadRequest},
@@ -342,6 +345,19 @@ func TestSlowCallsDoNotHoldUpSends(t *testing.T) {
 		if d := s.next(); wire.Op(d.GetOp()) != wire.OpSyncOK {
 			t.Errorf("got %v", d)
 		}
+	}
+}
+
+// A store that hangs must not keep the workers for good.
+func TestSyncsHaveADeadline(t *testing.T) {
+	w := setup(t)
+	s := w.open(t)
+	s.send(up("alice", 1, wire.OpSync, `{}`))
+	want[wire.SyncOK](s, 1, wire.OpSyncOK, wire.OpSync)
+	w.sync.mu.Lock()
+	defer w.sync.mu.Unlock()
+	if !w.sync.bounded {
+		t.Error("a sync without a deadline")
 	}
 }
 
