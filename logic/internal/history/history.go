@@ -27,7 +27,7 @@ const (
 	MaxPage     = 500
 
 	listChunk    = 500       // conversations read at once
-	pageBytes    = 256 << 10 // content of a sync page, after which it ends
+	pageBytes    = 256 << 10 // content and mentions of a sync page, after which it ends
 	maxRefusals  = 200
 	refusalsBack = 7 * 24 * time.Hour
 )

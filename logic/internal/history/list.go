@@ -54,8 +54,10 @@ func convInfo(uc *store.UserConv) ConvInfo {
 		Left: uc.LeftSeq > 0,
 	}
 	if g := uc.Group; g != nil {
-		c.Name, c.Members = g.Name, g.Members
-		c.Left = c.Left || g.Dismissed
+		c.Name, c.Left = g.Name, c.Left || g.Dismissed
+		if !c.Left { // how the group goes on is nothing to who has left it
+			c.Members = g.Members
+		}
 	}
 	if uc.Last != nil {
 		m := message(uc.Conv, uc.Last)

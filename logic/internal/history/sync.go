@@ -15,7 +15,7 @@ type page struct {
 	dev   wire.DeviceID
 	tok   *token
 	left  int // rows that may still be added
-	bytes int // content that may still be added
+	bytes int // content and mentions that may still be added
 	out   wire.SyncOK
 
 	offline map[wire.ConvID]map[wire.MsgID]bool
@@ -212,13 +212,23 @@ func (p *page) add(ctx context.Context, uc *store.UserConv, cursor, maxSeq int64
 // fit says how many rows the page's bytes allow, at least one, and takes them.
 func (p *page) fit(rows []store.Row) int {
 	for i := range rows {
-		if i > 0 && p.bytes < len(rows[i].Content) {
+		cost := rowCost(&rows[i])
+		if i > 0 && p.bytes < cost {
 			p.bytes = 0
 			return i
 		}
-		p.bytes -= len(rows[i].Content)
+		p.bytes -= cost
 	}
 	return len(rows)
+}
+
+// rowCost is what of a row's bytes its sender chose.
+func rowCost(r *store.Row) int {
+	n := len(r.Content) + len(r.ClientID)
+	for _, u := range r.Mention {
+		n += len(u)
+	}
+	return n
 }
 
 // runGap is how many unchanged conversations are counted along to spare a query.

@@ -311,6 +311,46 @@ func TestPagesEndByBytes(t *testing.T) {
 	}
 }
 
+// Mentions are bytes, too: 500 messages of 100 long ones each are 3 MB.
+func TestPagesEndByMentions(t *testing.T) {
+	f := setup(t)
+	const c = wire.ConvID("p:alice:bob")
+	var many []string
+	for i := range 100 {
+		many = append(many, fmt.Sprintf("%064d", i))
+	}
+	for range 60 {
+		f.put(c, "alice", &recordpb.Record{Body: &recordpb.Record_Send{Send: &recordpb.Send{Type: "text", Content: "x", Mention: many}}})
+	}
+	got := f.sync("bob", "d", wire.Sync{Limit: 500})
+	if n := len(got.Conversations[0].Messages); n == 0 || n > 45 || !got.More {
+		t.Fatalf("%d messages in the first page, more %v", n, got.More)
+	}
+	if got.Conversations[0].Messages[0].Mention == nil {
+		t.Fatal("the log of the test keeps no mentions")
+	}
+}
+
+func TestWhoHasLeftSeesNoMembers(t *testing.T) {
+	f := setup(t)
+	f.command("g:team", "alice", recordpb.Command_CREATE, "bob", "carl")
+	f.command("g:team", "bob", recordpb.Command_REMOVE, "bob")
+	of := func(u wire.UserID) ConvInfo {
+		t.Helper()
+		list, err := f.Conversations(t.Context(), u, "d", "", 10)
+		if err != nil || len(list.Conversations) != 1 {
+			t.Fatal(list, err)
+		}
+		return list.Conversations[0]
+	}
+	if c := of("bob"); !c.Left || c.Members != 0 {
+		t.Errorf("who has left sees %+v", c)
+	}
+	if c := of("alice"); c.Left || c.Members != 2 {
+		t.Errorf("a member sees %+v", c)
+	}
+}
+
 func TestTokenOfAnotherUser(t *testing.T) {
 	f := setup(t)
 	for range 3 {
