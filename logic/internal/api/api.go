@@ -123,6 +123,7 @@ func (s *Server) Start(ctx context.Context) error {
 		server.WithTransport(standard.NewTransporter), server.WithListener(s.ln), server.WithDisablePrintRoute(true),
 		server.WithMaxRequestBodySize(hardBody), server.WithMaxHeaderBytes(headerMost),
 		server.WithReadTimeout(CallTime), server.WithIdleTimeout(idleTime), server.WithKeepAliveTimeout(idleTime),
+		server.WithDisablePreParseMultipartForm(true), // would write files before anyone is asked for a token
 		server.WithRedirectTrailingSlash(false), server.WithExitWaitTime(time.Second),
 	)
 	s.h.NoHijackConnPool = true

@@ -260,6 +260,7 @@ func TestMinting(t *testing.T) {
 		{admin, `{"user":"alice","ttl_s":99999999999}`, wire.CodeBadRequest},
 		{admin, `{"user":""}`, wire.CodeBadRequest},
 		{admin, `{"user":"alice","ttl_s":"60"}`, wire.CodeBadRequest},
+		{admin, `{"user":"alice","roles":["user"` + strings.Repeat(`,"user"`, 40) + `]}`, wire.CodeBadRequest},
 	} {
 		if a := f.call(c.tok, "POST", "/v1/tokens", c.body); a.code() != c.code {
 			t.Errorf("%s: %d %s", c.body, a.status, a.body)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -70,6 +71,10 @@ func (s *Server) do(ctx context.Context, r *route, c *call) (body any, err error
 			body, err = nil, wire.Errorf(wire.CodeInternal, "internal error")
 		}
 	}()
+	if ambiguous(c.Request.Header.RawHeaders()) {
+		c.SetConnectionClose()
+		return nil, wire.Errorf(wire.CodeBadRequest, "Content-Length stands twice, or beside Transfer-Encoding")
+	}
 	if !r.public {
 		claims, err := s.authenticate(c)
 		if err != nil {
@@ -84,6 +89,22 @@ func (s *Server) do(ctx context.Context, r *route, c *call) (body any, err error
 		return nil, wire.Errorf(wire.CodeTooLarge, "body is over 256 KiB")
 	}
 	return r.do(s, ctx, c)
+}
+
+// ambiguous says whether a proxy in front may have seen the body end elsewhere,
+// and what follows as another request.
+func ambiguous(headers []byte) bool {
+	lengths, encodings := 0, 0
+	for line := range bytes.Lines(headers) {
+		name, _, _ := bytes.Cut(line, []byte{':'})
+		switch name = bytes.TrimSpace(name); {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			lengths++
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			encodings++
+		}
+	}
+	return lengths+encodings > 1
 }
 
 func (s *Server) authenticate(c *call) (token.Claims, error) {

@@ -16,6 +16,7 @@ const (
 	tokenTTL    = 24 * time.Hour
 	maxTokenTTL = 30 * 24 * time.Hour
 	refreshTTL  = 30 * 24 * time.Hour
+	maxRoles    = 4 // there are no more
 )
 
 // issued is the answer of everything that makes tokens. Expires is in ms.
@@ -53,6 +54,9 @@ func (s *Server) mint(_ context.Context, c *call) (any, error) {
 	}
 	if len(req.Roles) == 0 {
 		req.Roles = []string{token.RoleUser}
+	}
+	if len(req.Roles) > maxRoles {
+		return nil, wire.Errorf(wire.CodeBadRequest, "roles are user, operator, admin and service")
 	}
 	for _, r := range req.Roles {
 		if !token.ValidRole(r) {
