@@ -129,7 +129,8 @@ func (s *Services) start(ctx context.Context, cfg Config) error {
 	s.redisAddr = s.redis.Addr()
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
-	s.work.Go(func() { s.tickRedis(work) })
+	keys := newExpiry(s.redis)
+	s.work.Go(func() { keys.run(work) })
 	s.work.Go(func() { s.retain(work, cfg.Retention, retentionEvery) })
 	s.log.Info("embedded services started", zap.String("data_dir", s.dir),
 		zap.Strings("kafka_brokers", s.brokers), zap.String("redis_addr", s.redisAddr))
@@ -199,23 +200,6 @@ func (s *Services) release() {
 		s.kafka.Close()
 	}
 	s.lock.release()
-}
-
-// tickRedis lets TTLs run down: miniredis has no clock of its own.
-func (s *Services) tickRedis(ctx context.Context) {
-	t := time.NewTicker(redisTick)
-	defer t.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			now := time.Now()
-			s.redis.FastForward(now.Sub(last))
-			last = now
-		}
-	}
 }
 
 // kafkaLog hands kfake's warnings and errors to zap; the rest is a line a

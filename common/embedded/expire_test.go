@@ -1,0 +1,110 @@
+package embedded
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+func expiring(t *testing.T) (*expiry, *redis.Client) {
+	t.Helper()
+	m := miniredis.RunT(t)
+	c := redis.NewClient(&redis.Options{Addr: m.Addr()})
+	t.Cleanup(func() { _ = c.Close() })
+	return newExpiry(m), c
+}
+
+// TestExpiry: each way of setting a TTL ends the key in its time, not before,
+// and a newer TTL, or none, counts instead of the former.
+func TestExpiry(t *testing.T) {
+	e, c := expiring(t)
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(c.Set(ctx, "set", 1, time.Second).Err())
+	must(c.SetArgs(ctx, "args", 1, redis.SetArgs{Mode: "NX", TTL: time.Second}).Err())
+	must(c.HSet(ctx, "hash", "f", 1).Err())
+	must(c.Expire(ctx, "hash", time.Second).Err())
+	must(c.Eval(ctx, `redis.call("SET", KEYS[1], "v", "PX", 1000) return 1`, []string{"script"}).Err())
+	_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.Set(ctx, "tx", 1, time.Second)
+		p.Set(ctx, "renewed", 1, time.Second)
+		p.Set(ctx, "kept", 1, time.Second)
+		p.Set(ctx, "remade", 1, time.Second)
+		return nil
+	})
+	must(err)
+	must(c.Set(ctx, "forever", 1, 0).Err())
+	left := func() string {
+		t.Helper()
+		keys, err := c.Keys(ctx, "*").Result()
+		must(err)
+		return fmt.Sprint(keys)
+	}
+	e.advance(5)
+	must(c.Set(ctx, "renewed", 1, time.Second).Err())
+	must(c.Set(ctx, "kept", 1, 0).Err())
+	must(c.Del(ctx, "remade").Err())
+	must(c.HSet(ctx, "remade", "f", 1).Err())
+	e.advance(10)
+	if got := left(); got != "[args forever hash kept remade renewed script set tx]" {
+		t.Errorf("before the time: %s", got)
+	}
+	e.advance(11)
+	if got := left(); got != "[forever kept remade renewed]" {
+		t.Errorf("after the time: %s", got)
+	}
+	e.advance(20)
+	if got := left(); got != "[forever kept remade]" {
+		t.Errorf("after the newer time: %s", got)
+	}
+	if len(e.at)+len(e.due) != 0 {
+		t.Errorf("%d keys and %d ticks are kept for nothing", len(e.at), len(e.due))
+	}
+}
+
+// TestExpiryOfALateCommand: the hook is told before the command is done, which
+// may be after the next tick.
+func TestExpiryOfALateCommand(t *testing.T) {
+	e, c := expiring(t)
+	e.hook(nil, "SET", "late")
+	e.advance(1)
+	e.redis.Server().SetPreHook(nil)
+	if err := c.Set(t.Context(), "late", 1, time.Second).Err(); err != nil {
+		t.Fatal(err)
+	}
+	e.advance(2 + unseenTicks + 10)
+	if e.redis.Exists("late") {
+		t.Error("the key has not ended")
+	}
+}
+
+// BenchmarkTick is a tick with many keys in the cache and few new ones.
+func BenchmarkTick(b *testing.B) {
+	m := miniredis.RunT(b)
+	e := newExpiry(m)
+	for i := range 200_000 {
+		k := fmt.Sprint("k", i)
+		if err := m.Set(k, "v"); err != nil {
+			b.Fatal(err)
+		}
+		m.SetTTL(k, time.Hour)
+		e.hook(nil, "SET", k)
+	}
+	e.advance(unseenTicks + 1)
+	tick := e.tick
+	for b.Loop() {
+		for i := range 100 {
+			e.hook(nil, "SET", fmt.Sprint("k", i))
+		}
+		tick++
+		e.advance(tick)
+	}
+}
