@@ -32,6 +32,11 @@ func Scenarios() []Scenario {
 		{"recall and edit", RecallEdit},
 		{"operations", Operations},
 		{"bad input", BadInput},
+		{"errors that stay", ErrorsStay},
+		{"what closes", Closes},
+		{"control frames", ControlFrames},
+		{"log-ins", LogIns},
+		{"64 in flight", InFlight},
 	}
 }
 
