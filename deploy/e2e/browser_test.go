@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 )
 
@@ -49,9 +51,12 @@ type tab struct {
 
 func openTab(t *testing.T, browser context.Context, url, name string) *tab {
 	t.Helper()
-	ctx, cancel := chromedp.NewContext(browser)
+	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewWindow(false))
 	t.Cleanup(cancel)
 	p := &tab{t, ctx}
+	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil { // opens the tab; no deadline may end it
+		t.Fatal(err)
+	}
 	p.do("log in "+name, chromedp.Navigate(url), chromedp.WaitVisible(css("#login-name")), chromedp.SendKeys(css("#login-name"), name+"\r"),
 		chromedp.WaitVisible(css(`#status[data-state="online"]`)))
 	return p
@@ -61,10 +66,20 @@ func (p *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
 	defer cancel()
+	actions = append([]chromedp.Action[chromedp.Void]{toFront}, actions...)
 	if err := chromedp.Do(ctx, actions...); err != nil {
 		p.shot("failed.png")
 		p.t.Fatalf("%s: %v", what, err)
 	}
+}
+
+// toFront shows the tab, as a person would: one in the background has no
+// animation frames.
+func toFront(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
+	if _, err := cdp.Call(ctx, t, page.BringToFront, cdp.Empty{}); err != nil {
+		return chromedp.Void{}, fmt.Errorf("bring to front: %w", err)
+	}
+	return chromedp.Void{}, nil
 }
 
 // until polls a JavaScript expression in the page.
@@ -90,7 +105,9 @@ func (p *tab) shot(name string) {
 	if dir == "" {
 		return
 	}
-	png, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
+	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
+	defer cancel()
+	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
 	if err != nil {
 		p.t.Log("screenshot:", err)
 		return
@@ -108,9 +125,9 @@ const flock = chromedp.Search(`//ul[@id="conversations"]//button[contains(., "Fl
 // TestBrowser: two tabs chat privately and in a group; one that was away
 // catches up, also over a crash of the whole system.
 func TestBrowser(t *testing.T) {
-	b := browser(t)
-	s := Start(t, binary)
-	alice, bob := openTab(t, b, s.API, "alice"), openTab(t, b, s.API, "bob")
+	b, s := browser(t), Start(t, binary)
+	alice := openTab(t, b, s.API, "alice")
+	bob := openTab(t, b, s.API, "bob")
 	alice.do("start a chat", chromedp.Click(css("#new-chat")), chromedp.WaitVisible(css("#field-to")), chromedp.SendKeys(css("#field-to"), "bob\r"), chromedp.WaitVisible(css("#text")))
 	alice.write("hello from alice")
 	alice.shows("hello from alice")
@@ -119,7 +136,10 @@ func TestBrowser(t *testing.T) {
 	bob.shows("hello from alice")
 	bob.write("hello from bob")
 	bob.shows("hello from bob")
+	bob.until("it counts as read", `!document.querySelector(".badge")`)
 	alice.shows("hello from bob")
+	alice.until("bob has read it", `document.querySelector(".msg.mine .tick").textContent === "✓✓ read"`)
+	alice.until("nothing is unread", `!document.querySelector(".badge")`)
 	alice.shot("private.png")
 
 	alice.do("make a group", chromedp.Click(css("#new-group")), chromedp.WaitVisible(css("#field-name")), chromedp.SendKeys(css("#field-name"), "Flock"),

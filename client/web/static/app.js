@@ -138,7 +138,7 @@ function refuse({ conv, client_id: id, code }) {
 function acknowledge(c) {
   clearTimeout(c.timer);
   c.timer = setTimeout(() => {
-    if (c === state.open && !document.hidden && document.hasFocus() && (c.unread || c.readSeq < c.upto)) {
+    if (c === state.open && !document.hidden && (c.unread || c.readSeq < c.upto)) {
       c.readSeq = c.upto;
       c.unread = 0;
       state.conn?.write("read", { conv: c.id, seq: c.upto });
@@ -176,7 +176,8 @@ let drawing = false;
 function draw() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
+  // A tab in the background has no animation frames, but a title with unread counts.
+  (document.hidden ? setTimeout : requestAnimationFrame)(() => {
     drawing = false;
     drawConversations(state.convs.values(), state.open, state.me, choose);
     const c = state.open;
