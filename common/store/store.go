@@ -267,7 +267,7 @@ type Query interface {
 	Timeline(ctx context.Context, u wire.UserID, conv wire.ConvID, after, upto int64, limit int, bodies bool) ([]Row, error)
 	// History returns messages (not updates) that u may see with
 	// after < seq < before (0: no bound), ascending. Newest limit when after is
-	// 0, else the oldest limit after it.
+	// 0, else the oldest limit after it; -1 is before the first.
 	History(ctx context.Context, u wire.UserID, conv wire.ConvID, after, before int64, limit int) ([]Row, error)
 	// Contents returns the content of messages by seq, for those that stand.
 	Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]string, error)

@@ -106,7 +106,7 @@ func (c *Config) mysql() (*mysql.Config, error) {
 // sqlite returns the data source of the writer or of the readers.
 func (c *Config) sqlite(writer bool) string {
 	params := []string{
-		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous(FULL)", "_pragma=temp_store(MEMORY)",
+		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous(NORMAL)", "_pragma=temp_store(MEMORY)",
 	}
 	if writer {
 		// The checkpointer keeps the log short; this is the bound (64 MB).
