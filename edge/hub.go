@@ -73,6 +73,9 @@ func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool 
 		s.Kick(kickReplaced, session.Replaced)
 		return false
 	}
+	if s.State() == session.Closing {
+		return false // its end has undone all this
+	}
 	losses := t.roster.Losses()
 	reply, err := t.askLogic(ctx, m)
 	if err != nil {

@@ -63,6 +63,8 @@ type Announcer struct {
 	drops  chan func(context.Context) error
 	groups chan func(context.Context) error // one worker: removals must not overtake
 
+	writing sync.Mutex // held from reading the lease to its being written; before mu
+
 	mu       sync.Mutex
 	lease    registry.Lease
 	renewed  time.Time // when the last good renewal began
@@ -129,17 +131,6 @@ func (a *Announcer) Hello() (server wire.ServerID, epoch uint64, unlisted bool) 
 	return a.lease.Server, a.lease.Epoch, a.unlisted
 }
 
-// SetDraining marks the lease, at once.
-func (a *Announcer) SetDraining(ctx context.Context) {
-	a.mu.Lock()
-	a.lease.Draining = true
-	l := a.lease
-	a.mu.Unlock()
-	if _, err := a.reg.Renew(ctx, l, a.cfg.TTL); err != nil {
-		a.failed("renew", err)
-	}
-}
-
 // Edges returns the URLs of other edges that take connections.
 func (a *Announcer) Edges(ctx context.Context) []string {
 	leases, err := a.reg.Live(ctx, registry.TierEdge)
@@ -155,112 +146,6 @@ func (a *Announcer) Edges(ctx context.Context) []string {
 		}
 	}
 	return urls
-}
-
-func (a *Announcer) renewing(ctx context.Context) {
-	t := time.NewTicker(a.cfg.TTL / renewPerTTL)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		case <-a.wake:
-		}
-		a.renew(ctx)
-	}
-}
-
-// renew writes the lease and does what its answer asks for.
-func (a *Announcer) renew(ctx context.Context) {
-	start := time.Now()
-	a.mu.Lock()
-	a.lease.Load = a.events.Load()
-	lapsed := !a.renewed.IsZero() && start.Sub(a.renewed) > a.cfg.TTL
-	if lapsed {
-		a.lease.Epoch = max(a.lease.Epoch+1, uint64(start.UnixMilli()))
-		a.owes = true
-	}
-	l := a.lease
-	a.mu.Unlock()
-	if lapsed {
-		a.metrics.lapses.Inc()
-		a.log.Warn("the lease lapsed; all sessions are announced anew", zap.Uint64("epoch", l.Epoch))
-		a.setUnlisted(true)
-	}
-	known, err := a.reg.Renew(ctx, l, a.cfg.TTL)
-	if err != nil {
-		if ctx.Err() == nil {
-			a.Unlist("renew", err)
-		}
-		return
-	}
-	a.mu.Lock()
-	a.renewed = start
-	due := a.owes || !known
-	a.owes = false
-	whole := known && a.unknown
-	// With nobody here nothing of ours can be missing from it.
-	if a.unknown = !known && l.Load > 0; a.unknown {
-		a.emptied = start
-	}
-	a.mu.Unlock()
-	if due && !a.announceAll(ctx, l) {
-		return
-	}
-	a.mu.Lock()
-	listed := a.unlisted && !a.owes
-	a.mu.Unlock()
-	if listed {
-		a.setUnlisted(false)
-	}
-	if listed || whole {
-		// Between a write that failed, or the index being emptied, and the jobs
-		// being told, pushes may have passed this edge by.
-		a.events.Missed()
-	}
-}
-
-// settleTime is how long joins written before an index was emptied may still be
-// on their way from the jobs.
-const settleTime = 10 * time.Second
-
-// Unsettled says whether the index was emptied a moment ago.
-func (a *Announcer) Unsettled() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.unknown || time.Since(a.emptied) < settleTime
-}
-
-// Unlist notes that something could not be written: jobs push everything here
-// until all is announced again.
-func (a *Announcer) Unlist(call string, err error) {
-	a.failed(call, err)
-	a.mu.Lock()
-	a.owes = true
-	a.mu.Unlock()
-	a.setUnlisted(true)
-}
-
-func (a *Announcer) setUnlisted(to bool) {
-	a.mu.Lock()
-	changed := a.unlisted != to
-	a.unlisted = to
-	a.mu.Unlock()
-	if !changed {
-		return
-	}
-	a.log.Info("listing in the registry changed", zap.Bool("unlisted", to))
-	a.metrics.unlisted.Set(0)
-	if to {
-		a.metrics.unlisted.Set(1)
-	}
-	a.events.HelloChanged()
-}
-
-func (a *Announcer) failed(call string, err error) {
-	a.metrics.errors.WithLabelValues(call).Inc()
-	a.log.Debug("registry call failed", zap.String("call", call), zap.Error(err))
 }
 
 // announceAll writes all routes and groups, and says so to the registry.
@@ -296,11 +181,17 @@ func (a *Announcer) announce(ctx context.Context, ms []*roster.Member) error {
 			return fmt.Errorf("announce %d routes: %w", n, err)
 		}
 		for _, m := range ms[:n] {
-			if newer(m, stood[m.User]) {
+			switch {
+			case !a.here(m): // it ended meanwhile, and so may its removal have
+				a.dropRoute(m)
+			case newer(m, stood[m.User]):
 				a.events.Newer(m)
 			}
 		}
 		ms = ms[n:]
+		if err := a.keep(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -312,6 +203,9 @@ func (a *Announcer) announceGroups(ctx context.Context, groups []wire.GroupID) e
 			return err
 		}
 		groups = groups[n:]
+		if err := a.keep(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -346,12 +240,16 @@ func (a *Announcer) round(ctx context.Context) {
 func (a *Announcer) stillHere(ms []*roster.Member) []*roster.Member {
 	var here []*roster.Member
 	for _, m := range ms {
-		if a.roster.ByConn(m.Conn) == m {
+		if a.here(m) {
 			here = append(here, m)
 		}
 	}
 	return here
 }
+
+// here says whether a session counts. Who writes its route and then finds it
+// here may leave the removal to its end, which comes after.
+func (a *Announcer) here(m *roster.Member) bool { return a.roster.ByConn(m.Conn) == m }
 
 // part returns the elements that a step of a round is for.
 func part[T any](all []T, step int) []T {

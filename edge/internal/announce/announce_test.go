@@ -36,10 +36,34 @@ type counting struct {
 	puts atomic.Int64
 	slow time.Duration
 	fail atomic.Bool
+	deaf atomic.Bool // removals fail
+
+	mu     sync.Mutex
+	before func() // once, before routes are written
+}
+
+func (c *counting) once(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before = f
+}
+
+func (c *counting) DropRoute(ctx context.Context, u wire.UserID, r registry.Route) error {
+	if c.deaf.Load() {
+		return errors.New("no")
+	}
+	return c.Registry.DropRoute(ctx, u, r)
 }
 
 func (c *counting) PutRoutes(ctx context.Context, rs map[wire.UserID][]registry.Route) (map[wire.UserID][]registry.Route, error) {
 	c.puts.Add(1)
+	c.mu.Lock()
+	before := c.before
+	c.before = nil
+	c.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	if c.fail.Load() {
 		return nil, errors.New("no")
 	}

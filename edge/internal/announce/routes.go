@@ -3,11 +3,16 @@ package announce
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/roster"
 )
+
+// removalsPerTTL is how often in a lease's time a removal that failed is tried
+// again.
+const removalsPerTTL = 20
 
 // putRequest is a log-in's route on its way to the registry.
 type putRequest struct {
@@ -40,6 +45,10 @@ func (a *Announcer) Put(ctx context.Context, m *roster.Member) bool {
 		}
 		if res.err != nil {
 			a.Unlist("put_routes", res.err)
+			return true
+		}
+		if !a.here(m) {
+			a.dropRoute(m) // it ended before its route was written
 			return true
 		}
 		if newer(m, res.stood) {
@@ -94,14 +103,21 @@ func (a *Announcer) putBatch(ctx context.Context, reqs []putRequest) {
 
 // Drop removes the route of a session that ended and keeps when it was seen.
 func (a *Announcer) Drop(m *roster.Member, seenMS int64) {
-	route := routeOf(m, a.Lease())
+	a.dropRoute(m)
 	user := m.User
+	a.enqueue(a.drops, func(ctx context.Context) error {
+		if err := a.reg.SetLastSeen(ctx, user, seenMS); err != nil {
+			return fmt.Errorf("set last seen: %w", err)
+		}
+		return nil
+	})
+}
+
+func (a *Announcer) dropRoute(m *roster.Member) {
+	route, user := routeOf(m, a.Lease()), m.User
 	a.enqueue(a.drops, func(ctx context.Context) error {
 		if err := a.reg.DropRoute(ctx, user, route); err != nil {
 			return fmt.Errorf("drop route: %w", err)
-		}
-		if err := a.reg.SetLastSeen(ctx, user, seenMS); err != nil {
-			return fmt.Errorf("set last seen: %w", err)
 		}
 		return nil
 	})
@@ -123,12 +139,20 @@ func (a *Announcer) addGroups(ctx context.Context, groups []wire.GroupID) error 
 	if err != nil {
 		return fmt.Errorf("add %d groups: %w", len(groups), err)
 	}
+	var left []roster.Left
 	for i, g := range groups {
-		if i < len(counters) {
-			a.roster.Counted(g, counters[i])
+		if i < len(counters) && !a.roster.Counted(g, counters[i]) {
+			left = append(left, roster.Left{Group: g, Counter: counters[i]}) // all left meanwhile
 		}
 	}
+	a.GroupsLeft(left)
 	return nil
+}
+
+// Recount learns the counter of a group that a job has named this edge for once
+// more: with an older one, the removal that compares would fail for good.
+func (a *Announcer) Recount(g wire.GroupID) {
+	a.enqueue(a.groups, func(ctx context.Context) error { return a.addGroups(ctx, []wire.GroupID{g}) })
 }
 
 // GroupsLeft takes this edge out of groups that nobody here is in.
@@ -156,7 +180,8 @@ func (a *Announcer) enqueue(q chan func(context.Context) error, f func(context.C
 	}
 }
 
-// work does queued removals one after the other.
+// work does queued removals one after the other. One that fails is tried again
+// for as long as the lease, under which it would go on to count, may stand.
 func (a *Announcer) work(ctx context.Context, q chan func(context.Context) error, call string) {
 	for {
 		select {
@@ -164,9 +189,28 @@ func (a *Announcer) work(ctx context.Context, q chan func(context.Context) error
 			return
 		case f := <-q:
 			a.metrics.depth.Dec()
-			if err := f(ctx); err != nil {
+			for until := time.Now().Add(2 * a.cfg.TTL); ; {
+				err := f(ctx)
+				if err == nil {
+					break
+				}
 				a.failed(call, err)
+				if time.Now().After(until) || !pause(ctx, a.cfg.TTL/removalsPerTTL) {
+					break
+				}
 			}
 		}
+	}
+}
+
+// pause waits. False: ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }

@@ -32,6 +32,8 @@ type Groups interface {
 	// AddGroups names this edge for groups that got their first session here by
 	// a push; when it returns that is written, or jobs are told to push all.
 	AddGroups(ctx context.Context, groups []wire.GroupID)
+	// Recount learns how often jobs have named this edge for a group.
+	Recount(g wire.GroupID)
 	// GroupsLeft is told of groups that lost their last session.
 	GroupsLeft(left []roster.Left)
 	// Unsettled: the index was emptied a moment ago, so what a job wrote into it
@@ -234,6 +236,8 @@ func (s *Server) join(ctx context.Context, g wire.GroupID, us []wire.UserID, p *
 	unsettled := s.groups.Unsettled()
 	if fresh || unsettled {
 		s.groups.AddGroups(ctx, []wire.GroupID{g})
+	} else {
+		s.groups.Recount(g)
 	}
 	if unsettled {
 		for _, m := range found {

@@ -35,14 +35,17 @@ func (r *Roster) Unreserve(groups []Joined) (left []Left) {
 	return left
 }
 
-// Counted keeps the registry's counter of a group, if anybody is in it.
-func (r *Roster) Counted(id wire.GroupID, n int64) {
+// Counted keeps the registry's counter of a group. False: nobody is in it any
+// more, nor about to be.
+func (r *Roster) Counted(id wire.GroupID, n int64) bool {
 	sh := r.group(id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if g := sh.m[id]; g != nil {
+	g := sh.m[id]
+	if g != nil {
 		g.counter = max(g.counter, n)
 	}
+	return g != nil
 }
 
 // Left is a group that nobody here is in any more, with the counter under

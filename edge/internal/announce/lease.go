@@ -1,0 +1,163 @@
+package announce
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/registry"
+)
+
+// SetDraining marks the lease, at once.
+func (a *Announcer) SetDraining(ctx context.Context) {
+	a.mu.Lock()
+	a.lease.Draining = true
+	a.mu.Unlock()
+	if _, err := a.write(ctx); err != nil {
+		a.failed("renew", err)
+	}
+}
+
+// write writes the lease as it stands; two writes never overtake each other.
+func (a *Announcer) write(ctx context.Context) (known bool, err error) {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	if known, err = a.reg.Renew(ctx, a.Lease(), a.cfg.TTL); err != nil {
+		return false, fmt.Errorf("renew the lease: %w", err)
+	}
+	return known, nil
+}
+
+// keep renews the lease in the middle of a long announcing, which else would
+// outlive it and begin anew without end.
+func (a *Announcer) keep(ctx context.Context) error {
+	start := time.Now()
+	a.mu.Lock()
+	age := start.Sub(a.renewed)
+	a.mu.Unlock()
+	if age < a.cfg.TTL/renewPerTTL || age > a.cfg.TTL { // lapsed: that is for renew
+		return nil
+	}
+	if _, err := a.write(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.renewed = start
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Announcer) renewing(ctx context.Context) {
+	t := time.NewTicker(a.cfg.TTL / renewPerTTL)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		case <-a.wake:
+		}
+		a.renew(ctx)
+	}
+}
+
+// renew writes the lease and does what its answer asks for.
+func (a *Announcer) renew(ctx context.Context) {
+	start := time.Now()
+	l := a.present(start)
+	known, err := a.write(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			a.Unlist("renew", err)
+		}
+		return
+	}
+	a.mu.Lock()
+	a.renewed = start
+	due := a.owes || !known
+	a.owes = false
+	whole := known && a.unknown
+	// With nobody here nothing of ours can be missing from it.
+	if a.unknown = !known && l.Load > 0; a.unknown {
+		a.emptied = start
+	}
+	a.mu.Unlock()
+	if due && !a.announceAll(ctx, l) {
+		return
+	}
+	a.mu.Lock()
+	listed := a.unlisted && !a.owes
+	a.mu.Unlock()
+	if listed {
+		a.setUnlisted(false)
+	}
+	if listed || whole {
+		// Between a write that failed, or the index being emptied, and the jobs
+		// being told, pushes may have passed this edge by.
+		a.events.Missed()
+	}
+}
+
+// present returns the lease to be written at a time: one that has lapsed gets a
+// new epoch.
+func (a *Announcer) present(start time.Time) registry.Lease {
+	a.mu.Lock()
+	a.lease.Load = a.events.Load()
+	lapsed := !a.renewed.IsZero() && start.Sub(a.renewed) > a.cfg.TTL
+	if lapsed {
+		a.lease.Epoch = max(a.lease.Epoch+1, uint64(start.UnixMilli()))
+		a.owes = true
+	}
+	l := a.lease
+	a.mu.Unlock()
+	if lapsed {
+		a.metrics.lapses.Inc()
+		a.log.Warn("the lease lapsed; all sessions are announced anew", zap.Uint64("epoch", l.Epoch))
+		a.setUnlisted(true)
+	}
+	return l
+}
+
+// settleTime is how long joins written before an index was emptied may still be
+// on their way from the jobs.
+const settleTime = 10 * time.Second
+
+// Unsettled says whether the index was emptied a moment ago.
+func (a *Announcer) Unsettled() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unknown || time.Since(a.emptied) < settleTime
+}
+
+// Unlist notes that something could not be written: jobs push everything here
+// until all is announced again.
+func (a *Announcer) Unlist(call string, err error) {
+	a.failed(call, err)
+	a.mu.Lock()
+	a.owes = true
+	a.mu.Unlock()
+	a.setUnlisted(true)
+}
+
+func (a *Announcer) setUnlisted(to bool) {
+	a.mu.Lock()
+	changed := a.unlisted != to
+	a.unlisted = to
+	a.mu.Unlock()
+	if !changed {
+		return
+	}
+	a.log.Info("listing in the registry changed", zap.Bool("unlisted", to))
+	a.metrics.unlisted.Set(0)
+	if to {
+		a.metrics.unlisted.Set(1)
+	}
+	a.events.HelloChanged()
+}
+
+func (a *Announcer) failed(call string, err error) {
+	a.metrics.errors.WithLabelValues(call).Inc()
+	a.log.Debug("registry call failed", zap.String("call", call), zap.Error(err))
+}
