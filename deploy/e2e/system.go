@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -51,7 +52,9 @@ func Start(t testing.TB, binary string) *System {
 		Binary: binary, Dir: t.TempDir(),
 		API: "http://" + addr(0), WS: "ws://" + addr(1) + "/ws",
 	}
-	s.env = append(os.Environ(),
+	// The settings of the test are not the system's.
+	environ := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "STARLING_") })
+	s.env = append(environ,
 		"STARLING_LOGIC_HTTP_ADDR="+addr(0), "STARLING_EDGE_LISTEN_ADDR="+addr(1),
 		"STARLING_LOGIC_GRPC_ADDR="+addr(2), "STARLING_EDGE_GRPC_ADDR="+addr(3),
 		"STARLING_LOGIC_ADMIN_ADDR="+addr(4), "STARLING_EDGE_ADMIN_ADDR="+addr(5), "STARLING_JOB_ADMIN_ADDR="+addr(6),
