@@ -12,7 +12,12 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-const lastSeenTTL = 90 * 24 * time.Hour
+const (
+	lastSeenTTL = 90 * 24 * time.Hour
+	// routesTTL removes the routes of users who never came back after their edge
+	// died. Edges announce what lives much more often.
+	routesTTL = 24 * time.Hour
+)
 
 func (r *Redis) connKey(u wire.UserID) string   { return r.key("user:conn", string(u)) }
 func (r *Redis) statusKey(u wire.UserID) string { return r.key("user:status", string(u)) }
@@ -155,6 +160,7 @@ func (r *Redis) PutRoutes(ctx context.Context, routes map[wire.UserID][]Route) (
 				}
 				p.HSet(ctx, r.connKey(u), connField(rt.Conn), b)
 			}
+			p.Expire(ctx, r.connKey(u), routesTTL)
 			reads[u] = p.HGetAll(ctx, r.connKey(u))
 		}
 		sentinel, gen := p.Get(ctx, r.sentinelKey()), p.Get(ctx, r.genKey(TierEdge))
@@ -184,9 +190,16 @@ func (r *Redis) PutRoutes(ctx context.Context, routes map[wire.UserID][]Route) (
 }
 
 // settle returns what stands or stood for the devices of mine under other
-// connections, and which fields are to go: older ones, and mine where a newer
-// one lives. A newer one of a dead lease is no reason to give way.
+// connections, and which fields are to go: older ones, mine where a newer one
+// lives, and all of dead leases, which no sweeper has to find then. A newer one
+// of a dead lease is no reason to give way.
 func settle(mine, all []Route, live *leaseCache) (stood []Route, gone []string) {
+	for _, o := range all {
+		own := slices.ContainsFunc(mine, func(m Route) bool { return m.Conn == o.Conn })
+		if !own && !live.live(o) {
+			gone = append(gone, connField(o.Conn))
+		}
+	}
 	for _, m := range mine {
 		for _, o := range all {
 			switch {

@@ -179,6 +179,8 @@ func TestExpiry(t *testing.T) {
 	for _, err := range []error{
 		r.PutMessages(ctx, []registry.CachedMsg{{ID: 1}}), r.PutMembers(ctx, "g", []wire.UserID{"a"}),
 		r.FileOffline(ctx, []registry.OfflineEntry{{User: "u", Conv: "g:g", Seq: 1, ID: 1}}), r.SetLastSeen(ctx, "u", 1),
+		r.MarkAcked(ctx, []registry.Reservation{{Conv: "p:a:b", From: "a", ClientID: "acked", ID: 3}}, []int64{5}),
+		r.ChangeMembers(ctx, "changed", []wire.UserID{"a"}, []wire.UserID{"b"}),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -202,6 +204,59 @@ func TestExpiry(t *testing.T) {
 	}
 	if es, err := r.Offline(ctx, "u"); err != nil || len(es) != 0 {
 		t.Errorf("offline list after its time: %v, %v", es, err)
+	}
+}
+
+// TestRoutesOfTheDead: what a dead edge left of a user goes when the user comes
+// back, and by itself when not.
+func TestRoutesOfTheDead(t *testing.T) {
+	m := startMini(t)
+	r, ctx := newRedis(t, testConfig(m.Addr())), t.Context()
+	put := func(u wire.UserID, rt registry.Route) map[wire.UserID][]registry.Route {
+		t.Helper()
+		stood, err := r.PutRoutes(ctx, map[wire.UserID][]registry.Route{u: {rt}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stood
+	}
+	fields := func(u string) string {
+		t.Helper()
+		keys, err := m.HKeys("user:conn:{" + u + "}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(keys, " ")
+	}
+	old := registry.Lease{Tier: registry.TierEdge, Server: "old", Epoch: 1}
+	if _, err := r.Renew(ctx, old, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	put("alice", registry.Route{Conn: 1, Server: "old", Epoch: 1, Device: "phone"})
+	put("alice", registry.Route{Conn: 2, Server: "old", Epoch: 1, Device: "web"})
+	put("gone", registry.Route{Conn: 3, Server: "old", Epoch: 1, Device: "web"})
+	if got := fields("alice"); got != "1 2" {
+		t.Errorf("while the edge lives: %s", got)
+	}
+	if err := r.Release(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Renew(ctx, registry.Lease{Tier: registry.TierEdge, Server: "new", Epoch: 1}, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if stood := put("alice", registry.Route{Conn: 9, Server: "new", Epoch: 1, Device: "web"}); len(stood["alice"]) != 1 || stood["alice"][0].Conn != 2 {
+		t.Errorf("stood before: %+v", stood)
+	}
+	if got := fields("alice"); got != "9" {
+		t.Errorf("left of alice: %s", got)
+	}
+	put("alice", registry.Route{Conn: 9, Server: "nobody", Epoch: 1, Device: "web"}) // before its lease stands
+	if got := fields("alice"); got != "9" {
+		t.Errorf("one's own route: %s", got)
+	}
+	m.FastForward(25 * time.Hour)
+	if m.Exists("user:conn:{gone}") || m.Exists("user:conn:{alice}") {
+		t.Error("routes that nobody announces stay")
 	}
 }
 

@@ -304,6 +304,16 @@ func (s suite) reserve() {
 	check(t, e.Other.MarkAcked(ctx, []registry.Reservation{q}, []int64{1234}))
 	same(t, "acked", reserve(later), []registry.Reserved{{ID: 5, Hash: 1 << 63, Acked: 1234}})
 
+	// Emptied: the next one is first, and its mark is the only one.
+	e.Flush()
+	same(t, "after a loss", reserve(later, q), []registry.Reserved{{ID: 6, Hash: 7, First: true}, {ID: 6, Hash: 7}})
+	check(t, r.MarkAcked(ctx, []registry.Reservation{later}, []int64{99}))
+	same(t, "acked after a loss", reserve(q), []registry.Reserved{{ID: 6, Hash: 7, Acked: 99}})
+	// What makes one key of conversation, sender and client_id cannot be mixed up.
+	a := registry.Reservation{Conv: "g:x", From: "a", ClientID: "b|c", ID: 1}
+	b := registry.Reservation{Conv: "g:x", From: "a", ClientID: "b}c{", ID: 2}
+	same(t, "odd client ids", reserve(a, b, a), []registry.Reserved{{ID: 1, First: true}, {ID: 2, First: true}, {ID: 1}})
+
 	const n = 10
 	got := make(chan registry.Reserved, n)
 	for i := range n {
