@@ -25,6 +25,7 @@ const (
 	commitEvery  = time.Second
 	leaveTimeout = 5 * time.Second
 	assignPause  = 500 * time.Millisecond
+	lagEvery     = time.Second
 )
 
 // consumer is one member of a group.
@@ -110,7 +111,10 @@ func (x *consumer) Run(ctx context.Context, o Owner) error {
 	x.running = true
 	x.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
-	r := &run{consumer: x, ctx: ctx, owner: o, batches: make(chan []record.Entry), done: make(chan error, 1)}
+	r := &run{
+		consumer: x, ctx: ctx, owner: o, batches: make(chan []record.Entry), done: make(chan error, 1),
+		next: map[record.PartitionID]int64{},
+	}
 	var work sync.WaitGroup
 	work.Go(r.hand)
 	err := r.loop()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -27,6 +28,9 @@ type run struct {
 	paused  bool
 	buf     []record.Entry
 	over    bool // the owner is told nothing more
+
+	next    map[record.PartitionID]int64 // owned partitions, next offset to hand over
+	counted time.Time                    // when the lag was shown last
 }
 
 // hand calls the owner, one batch at a time.
@@ -46,8 +50,8 @@ func (r *run) loop() error {
 	for r.err == nil && r.ctx.Err() == nil {
 		r.step()
 	}
-	if err := r.ctx.Err(); err != nil && errors.Is(r.err, err) { // what was under way said so
-		return nil
+	if over := r.ctx.Err(); over != nil && errors.Is(r.err, over) { // what was under way said so
+		r.err = nil
 	}
 	return r.err
 }
@@ -73,6 +77,20 @@ func (r *run) step() {
 		r.handOver()
 	}
 	r.m.buffered.Set(float64(len(r.buf)))
+	if time.Since(r.counted) >= lagEvery {
+		r.counted = time.Now()
+		r.showLag()
+	}
+}
+
+// showLag tells how many records of each partition were not handed over. The
+// end of the log is what the last fetch said: nobody is asked.
+func (r *run) showLag() {
+	for p, next := range r.next {
+		if _, high, err := r.c.GetWatermarkOffsets(p.Topic, p.Number); err == nil && high >= 0 {
+			r.m.lag.WithLabelValues(p.Topic, strconv.Itoa(int(p.Number))).Set(float64(max(0, high-next)))
+		}
+	}
 }
 
 // drain takes what is there without waiting.
@@ -85,8 +103,9 @@ func (r *run) handOver() {
 	if len(r.buf) == 0 || r.err != nil {
 		return
 	}
-	for _, e := range r.buf {
-		r.m.records.WithLabelValues(e.Topic).Inc()
+	for i := range r.buf {
+		r.m.records.WithLabelValues(r.buf[i].Topic).Inc()
+		r.next[r.buf[i].PartitionID] = r.buf[i].Offset + 1
 	}
 	r.batches <- r.buf
 	r.buf, r.busy, r.since = nil, true, time.Now()
@@ -259,6 +278,7 @@ func (r *run) assigned(tps []kafka.TopicPartition) error {
 	r.mu.Lock()
 	for _, a := range as {
 		r.committed[a.PartitionID] = a.Committed
+		r.next[a.PartitionID] = starts[a.PartitionID]
 	}
 	r.mu.Unlock()
 	r.m.rebalances.WithLabelValues("assigned").Add(float64(len(tps)))
@@ -338,6 +358,8 @@ func (r *run) forget(ps []record.PartitionID, lost bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range ps {
+		delete(r.next, p)
+		r.m.lag.DeleteLabelValues(p.Topic, strconv.Itoa(int(p.Number)))
 		delete(r.committed, p)
 		if lost {
 			delete(r.unsure, p)

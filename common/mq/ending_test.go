@@ -2,10 +2,12 @@ package mq
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
@@ -47,7 +49,7 @@ func TestAssignedWhileEnding(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &run{consumer: x, ctx: ctx, owner: starter{}}
+	r := &run{consumer: x, ctx: ctx, owner: starter{}, next: map[record.PartitionID]int64{}}
 	came := false
 	err = x.c.SubscribeTopics(x.topics, func(c *kafka.Consumer, ev kafka.Event) error {
 		if a, ok := ev.(kafka.AssignedPartitions); ok {
@@ -91,4 +93,92 @@ func TestStopAtAnyTime(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// holder is an owner that keeps its first batch until it is let go.
+type holder struct {
+	starter
+	free chan struct{}
+}
+
+func (h holder) Messages(ctx context.Context, _ []record.Entry) error {
+	select {
+	case <-h.free:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestLag: what the owner was not handed shows, and nothing of a partition
+// that is gone.
+func TestLag(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	cfg := embeddedConfig(t)
+	cfg.BatchMessages = 10
+	p, err := newProducer(t.Context(), cfg, zap.NewNop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for range 50 {
+		if err := p.Produce(record.PartitionID{Topic: record.TopicMessages, Number: 1}, 1, []byte("v"), func(Delivery) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x, err := newConsumer(cfg, "group", []string{record.TopicMessages}, zaptest.NewLogger(t), reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := holder{free: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	work.Go(func() {
+		if err := x.Run(ctx, h); err != nil {
+			t.Error(err)
+		}
+	})
+	until := func(ok func(series int, sum float64) bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); ; <-time.After(5 * time.Millisecond) {
+			series, sum := lagOf(t, reg)
+			if ok(series, sum) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d series, lag %v", series, sum)
+			}
+		}
+	}
+	until(func(series int, sum float64) bool { return series == cfg.Partitions && sum >= 40 && sum < 50 })
+	close(h.free)
+	until(func(series int, sum float64) bool { return series == cfg.Partitions && sum == 0 })
+	cancel()
+	work.Wait()
+	if series, _ := lagOf(t, reg); series != 0 {
+		t.Errorf("%d series are left", series)
+	}
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// lagOf returns the number of series of the lag, and their sum.
+func lagOf(t *testing.T, reg *prometheus.Registry) (series int, sum float64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "starling_mq_consumer_lag_records" {
+			for _, m := range f.GetMetric() {
+				series, sum = series+1, sum+m.GetGauge().GetValue()
+			}
+		}
+	}
+	return series, sum
 }
