@@ -53,5 +53,8 @@ func (c *Config) Validate() error {
 	if c.OutcomeRetention < minRetention {
 		errs = append(errs, fmt.Errorf("job.outcome-retention: %v is below %v, so repeats would be taken for new; use 192h or more", c.OutcomeRetention, minRetention))
 	}
+	if c.Machine.RepeatWindow > c.OutcomeRetention {
+		errs = append(errs, fmt.Errorf("job.repeat-window: %v is more than job.outcome-retention, %v, after which nobody knows a repeat; raise that too", c.Machine.RepeatWindow, c.OutcomeRetention))
+	}
 	return errors.Join(append(errs, c.Consume.Validate(), c.Deliver.Validate(), c.Machine.Validate())...)
 }

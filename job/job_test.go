@@ -387,9 +387,9 @@ func TestConfig(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Errorf("the defaults: %v", err)
 	}
-	bad := testConfig(t, "-job.id", "a b", "-job.admin-addr", "nowhere", "-job.outcome-retention", "1h", "-job.turn-records", "0", "-job.outbox-frames", "0")
+	bad := testConfig(t, "-job.id", "a b", "-job.admin-addr", "nowhere", "-job.outcome-retention", "1h", "-job.turn-records", "0", "-job.outbox-frames", "0", "-job.repeat-window", "400h")
 	err := bad.Validate()
-	for _, key := range []string{"job.id", "job.admin-addr", "job.outcome-retention", "job.turn-records", "job.outbox-frames"} {
+	for _, key := range []string{"job.id", "job.admin-addr", "job.outcome-retention", "job.turn-records", "job.outbox-frames", "job.repeat-window"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("error does not name %s: %v", key, err)
 		}

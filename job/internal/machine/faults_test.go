@@ -554,7 +554,7 @@ func TestConfigValidate(t *testing.T) {
 		t.Error(err)
 	}
 	err := (&Config{}).Validate()
-	for _, key := range []string{"max-cached-conversations", "max-cached-outcomes", "repeat-window"} {
+	for _, key := range []string{"job.max-cached-conversations: ", "job.max-cached-outcomes: ", "job.repeat-window: "} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%v does not name %s", err, key)
 		}

@@ -43,13 +43,13 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 func (c *Config) Validate() error {
 	var errs []error
 	if c.MaxCachedConversations < 1 {
-		errs = append(errs, fmt.Errorf("max-cached-conversations: %d is below 1; give the number of heads to keep", c.MaxCachedConversations))
+		errs = append(errs, fmt.Errorf("job.max-cached-conversations: %d is below 1; give the number of heads to keep", c.MaxCachedConversations))
 	}
 	if c.MaxCachedOutcomes < 1 {
-		errs = append(errs, fmt.Errorf("max-cached-outcomes: %d is below 1; give the number of verdicts to keep", c.MaxCachedOutcomes))
+		errs = append(errs, fmt.Errorf("job.max-cached-outcomes: %d is below 1; give the number of verdicts to keep", c.MaxCachedOutcomes))
 	}
 	if c.RepeatWindow < 24*time.Hour {
-		errs = append(errs, fmt.Errorf("repeat-window: %v is under a day, in which verdicts are unique; the protocol promises 168h", c.RepeatWindow))
+		errs = append(errs, fmt.Errorf("job.repeat-window: %v is under a day, in which verdicts are unique; the protocol promises 168h", c.RepeatWindow))
 	}
 	return errors.Join(errs...)
 }
