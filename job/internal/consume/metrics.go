@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
 		}),
 		effectsSeconds: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "starling_job_effects_seconds", Help: "Time of the effects of one turn.", Buckets: seconds,
+			Name: "starling_job_effects_seconds", Help: "Time of the effects of one turn, or of several that waited.", Buckets: seconds,
 		}),
 		queueDepth: f.NewGauge(prometheus.GaugeOpts{
 			Name: "starling_job_effects_queue_turns", Help: "Committed turns whose effects wait.",

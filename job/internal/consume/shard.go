@@ -5,8 +5,9 @@
 // A Shard has three goroutines. The consumer's own runs the turns, one after
 // another: what arrives while one is under way is the next one's batch. The
 // actor does the effects of committed turns in order, a few turns behind at
-// most (then the next turn waits). The third commits offsets. Whatever ends a
-// partition here first waits until the actor has done what was committed.
+// most (then the next turn waits); turns that wait are done together. The third
+// commits offsets. Whatever ends a partition here first waits until the actor
+// has done what was committed.
 package consume
 
 import (
@@ -224,8 +225,11 @@ func (s *Shard) insist(ctx context.Context, what string, f func() error) error {
 		err := f()
 		s.setTrouble(err)
 		var le *machine.LogError
-		if err == nil || errors.As(err, &le) || ctx.Err() != nil {
+		if err == nil || errors.As(err, &le) {
 			return err
+		}
+		if ctx.Err() != nil { // a store may say only "interrupted"
+			return fmt.Errorf("%s: %w: %w", what, ctx.Err(), err)
 		}
 		s.m.retries.Inc()
 		s.d.Log.Warn("records wait: trying again", zap.String("what", what), zap.Error(err), zap.Duration("after", wait))
@@ -297,6 +301,7 @@ func (s *Shard) act(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case j := <-s.work:
+			j = s.together(j)
 			s.m.queueDepth.Set(float64(len(s.work)))
 			if len(j.effects) > 0 {
 				begin := time.Now()
@@ -313,6 +318,25 @@ func (s *Shard) act(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// together takes the effects along that wait behind j: one look-up and one
+// write of caches for all. It stops at what ends a partition or waits to be
+// reached, and at a queue's worth.
+func (s *Shard) together(j job) job {
+	for range s.cfg.EffectsTurns {
+		if j.release != nil || j.reached != nil {
+			break
+		}
+		select {
+		case k := <-s.work:
+			k.effects = append(j.effects, k.effects...)
+			j = k
+		default:
+			return j
+		}
+	}
+	return j
 }
 
 // commitOften commits until ctx ends.

@@ -286,10 +286,16 @@ func TestShardTurnsThenEffectsThenCommits(t *testing.T) {
 		r.assign(p0)
 		r.want(t, "claim 0 id 0-20 5", "deliver claims 0 at 5")
 		r.messages(entry(p0, 5), entry(p0, 6), entry(p0, 7), entry(p0, 8))
-		got := r.j.take() // the second turn and the first effects go side by side
-		slices.Sort(got)
-		want := []string{"act [0:5 0:6 0:7]", "act [0:8]", "turn [0:5 0:6 0:7]", "turn [0:8]"}
-		if d := cmp.Diff(want, got); d != "" {
+		var turns, acted []string // the second turn and the first effects go side by side
+		for _, l := range r.j.take() {
+			if l, ok := strings.CutPrefix(l, "act "); ok {
+				acted = append(acted, strings.Trim(l, "[]"))
+			} else {
+				turns = append(turns, l)
+			}
+		}
+		got := append(turns, strings.Join(acted, " "))
+		if d := cmp.Diff([]string{"turn [0:5 0:6 0:7]", "turn [0:8]", "0:5 0:6 0:7 0:8"}, got); d != "" {
 			t.Errorf("happened (-want +got):\n%s", d)
 		}
 		time.Sleep(600 * time.Millisecond)
@@ -312,22 +318,44 @@ func TestShardWaitsForSlowEffects(t *testing.T) {
 		for i := range int64(12) {
 			es = append(es, entry(p0, 5+i))
 		}
-		r.messages(es...)
+		r.messages(es[:3]...)
+		r.messages(es[3:]...)
 		r.want(t, "turn [0:5 0:6 0:7]", "turn [0:8 0:9 0:10]", "turn [0:11 0:12 0:13]")
 		close(r.d.hold)
 		synctest.Wait()
 		var acts []string
 		for _, l := range r.j.take() {
-			if strings.HasPrefix(l, "act") {
-				acts = append(acts, l)
+			if l, ok := strings.CutPrefix(l, "act "); ok {
+				acts = append(acts, strings.Trim(l, "[]"))
 			}
 		}
-		want := []string{"act [0:5 0:6 0:7]", "act [0:8 0:9 0:10]", "act [0:11 0:12 0:13]", "act [0:14 0:15 0:16]"}
-		if d := cmp.Diff(want, acts); d != "" {
-			t.Errorf("acted (-want +got):\n%s", d)
+		if got := strings.Join(acts, " "); got != "0:5 0:6 0:7 0:8 0:9 0:10 0:11 0:12 0:13 0:14 0:15 0:16" {
+			t.Errorf("acted %q", got)
 		}
 		r.stop(t)
 	})
+}
+
+// TestShardDoesWaitingEffectsTogether: up to what ends a partition, or waits.
+func TestShardDoesWaitingEffectsTogether(t *testing.T) {
+	j := &journal{}
+	d := &fakeDeliverer{journal: j, next: map[record.PartitionID]int64{}}
+	s := NewShard(Config{EffectsTurns: 8}, Deps{Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Deliverer: d})
+	turn := func(p record.PartitionID, offset int64) job {
+		return job{effects: []machine.Effects{{At: p, Offset: offset}}}
+	}
+	end := make(chan struct{}, 1)
+	for _, w := range []job{turn(p0, 1), turn(p1, 1), turn(p0, 2), {release: []record.PartitionID{p0}}, turn(p1, 2), turn(p1, 3), {reached: end}} {
+		s.work <- w
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go s.act(ctx)
+	<-end
+	cancel()
+	<-s.actorDone
+	if d := cmp.Diff([]string{"act [0:1 1:1 0:2]", "deliver releases 0", "act [1:2 1:3]"}, j.take()); d != "" {
+		t.Errorf("happened (-want +got):\n%s", d)
+	}
 }
 
 func TestShardKeepsRecordsInHandWhileTheStoreIsAway(t *testing.T) {
@@ -368,6 +396,28 @@ func TestShardEndsWhileTheStoreIsAway(t *testing.T) {
 			r.m.fail = append(r.m.fail, errors.New("away"))
 		}
 		r.messages(entry(p0, 5))
+		r.stop(t)
+	})
+}
+
+// TestShardEndsInTheMiddleOfATurn: a store that is cut off by the end says
+// something of its own, which is no failure of the tier.
+func TestShardEndsInTheMiddleOfATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.start(t)
+		r.assign(p0)
+		r.c.steps <- func(_ context.Context, o mq.Owner) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			r.m.fail = []error{errors.New("interrupted")}
+			err := o.Messages(ctx, []record.Entry{entry(p0, 5)})
+			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "interrupted") {
+				t.Errorf("the turn ended with %v", err)
+			}
+			return nil
+		}
+		synctest.Wait()
 		r.stop(t)
 	})
 }
