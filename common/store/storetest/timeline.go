@@ -168,6 +168,7 @@ func testIntervals(f *fixture) {
 	equal(t, "newest", history(0, 0, 4), []int64{8, 9, 11, 12})
 	equal(t, "before", history(0, 11, 4), []int64{4, 7, 8, 9})
 	equal(t, "after", history(3, 0, 3), []int64{4, 7, 8})
+	equal(t, "oldest", history(-1, 0, 5), []int64{1, 2, 3, 4, 7})
 	list := got[[]store.UserConv](t)(f.s.UserConversations(t.Context(), "b", "d", "", 10, true))
 	equal(t, "listed once", len(list), 1)
 	equal(t, "newest interval", [2]int64{list[0].JoinedSeq, list[0].LeftSeq}, [2]int64{11, 0})

@@ -344,6 +344,7 @@ func TestConversationsAndHistory(t *testing.T) {
 	for query, want := range map[string]string{
 		"": "1 2 3 4 5", "?limit=2": "4 5 next 4", "?limit=2&before=4": "2 3 next 2", "?limit=2&before=2": "1",
 		"?limit=2&after=1": "2 3 next 3", "?limit=2&after=3": "4 5", "?after=1&before=4": "2 3", "?after=5": "",
+		"?limit=2&after=0": "1 2 next 2", "?after=0&before=3": "1 2",
 	} {
 		p := get[history.Messages](t, f.as("bob", 200, "GET", "/v1/conversations/p%3Aalice%3Abob/messages"+query, ""))
 		var got []string

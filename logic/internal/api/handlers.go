@@ -89,6 +89,9 @@ func (s *Server) messages(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Query("after") != "" && after == 0 {
+		after = -1 // given, so the oldest are asked for
+	}
 	before, err := c.number("before", 0, 0, math.MaxInt64)
 	if err != nil {
 		return nil, err

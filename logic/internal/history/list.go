@@ -74,7 +74,7 @@ type Messages struct {
 }
 
 // History returns messages with after < seq < before (0: no bound), ascending:
-// the newest limit of them, or with after the oldest.
+// the newest limit of them, or with after (-1: before the first) the oldest.
 func (s *Service) History(ctx context.Context, u wire.UserID, conv wire.ConvID, after, before int64, limit int) (*Messages, error) {
 	if err := s.Access(ctx, u, conv); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (s *Service) History(ctx context.Context, u wire.UserID, conv wire.ConvID, 
 	}
 	out := &Messages{Messages: []wire.Msg{}}
 	if len(rows) > limit {
-		if after > 0 {
+		if after != 0 {
 			rows = rows[:limit]
 			out.Next = rows[limit-1].Seq
 		} else {
