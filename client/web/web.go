@@ -10,7 +10,7 @@ import (
 )
 
 //go:embed static
-var files embed.FS //nolint:gochecknoglobals // go:embed needs a variable
+var files embed.FS
 
 // Files returns the page's files, index.html at the root.
 func Files() fs.FS {

@@ -14,7 +14,7 @@ const usage = "usage: bench chat [flags]   (bench chat -h lists them)"
 
 // run returns the exit code: 0 clean, 1 the run failed or found faults, 2 bad
 // flags.
-func run(args []string) int {
+func run(ctx context.Context, args []string) int {
 	if len(args) == 0 || args[0] != "chat" {
 		fmt.Fprintln(os.Stderr, usage)
 		return 2
@@ -30,7 +30,7 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 	r, err := chat.Run(ctx)
 	if err != nil {

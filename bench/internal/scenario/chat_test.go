@@ -34,6 +34,7 @@ type faulty struct {
 }
 
 func newFaulty(t *testing.T, deliver func(int, wire.Msg, func(wire.Msg))) *httptest.Server {
+	t.Helper()
 	f := &faulty{t: t, deliver: deliver, conns: make(map[wire.UserID]*websocket.Conn), seqs: make(map[wire.ConvID]int64)}
 	mux := http.NewServeMux()
 	srv := httptest.NewServer(mux)
