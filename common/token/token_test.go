@@ -268,6 +268,7 @@ func TestKeyAlone(t *testing.T) {
 		"modulus as secret":        sign(t, hs, key.N.Bytes(), kid("rsa"), claims),
 		"none":                     sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, kid("hs"), claims),
 		"HS512":                    sign(t, jwt.SigningMethodHS512, secret("s"), kid("hs"), claims),
+		"crit":                     sign(t, hs, secret("s"), map[string]any{"kid": "hs", "crit": []string{"exp"}}, claims),
 		"RS512":                    sign(t, jwt.SigningMethodRS512, key, kid("rsa"), claims),
 		"PS256":                    sign(t, jwt.SigningMethodPS256, key, kid("rsa"), claims),
 		"RS256 for an HS256 key":   sign(t, rs, key, kid("hs"), claims),

@@ -56,6 +56,9 @@ func (v *Verifier) verify(raw string, now time.Time, use string) (Claims, error)
 // keyOf returns the key that a token names, if the token's algorithm is the
 // key's. Without that a public RSA key would serve as an HS256 secret.
 func (v *Verifier) keyOf(t *jwt.Token) (any, error) {
+	if _, ok := t.Header["crit"]; ok { // RFC 7515, 4.1.11: extensions that must be understood, and are not
+		return nil, fmt.Errorf("%w: header has crit", ErrBadToken)
+	}
 	kid, _ := t.Header["kid"].(string)
 	if kid == "" {
 		return nil, fmt.Errorf("%w: header has no kid", ErrBadToken)
