@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/starling-im/starling/common/app"
 	"github.com/starling-im/starling/common/obs"
@@ -134,7 +135,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 		Newer:        func(m *roster.Member) { m.Session.Kick(kickReplaced, session.Replaced) },
 	}, d.Metrics, log)
 	t.push = push.New(t.roster, groups{t.announcer, t}, t.announcer.Hello, d.Metrics, log)
-	t.grpc = rpc.NewServer()
+	t.grpc = rpc.NewServer(grpc.WaitForHandlers(true))
 	rpcpb.RegisterEdgeServer(t.grpc, t.push)
 	return t, nil
 }

@@ -8,5 +8,9 @@
 // for one connection leave in one write; many sessions are flushed by several
 // goroutines. Nothing waits for a slow client.
 //
+// Users without a session are told before the position is; a job that must be
+// told of too many is received from later, and what a stream could not tell
+// any more goes out on the next.
+//
 // Server is safe for concurrent use.
 package push

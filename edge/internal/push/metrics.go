@@ -13,6 +13,7 @@ type metrics struct {
 	repeats  prometheus.Counter
 	lost     prometheus.Counter
 	notHere  prometheus.Counter
+	untold   prometheus.Counter
 	pushes   [session.Dropped + 1]prometheus.Counter
 	seconds  prometheus.Histogram
 	laggards prometheus.Counter
@@ -35,6 +36,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		notHere: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_edge_push_not_here_total", Help: "Users of a push without a session here.",
+		}),
+		untold: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_edge_push_not_here_dropped_total", Help: "Answers left out because no job was there to take them.",
 		}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "starling_edge_push_seconds", Help: "From the arrival of a batch to its last write.",

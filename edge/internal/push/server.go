@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
-	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,14 +17,14 @@ import (
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/roster"
-	"github.com/starling-im/starling/edge/internal/session"
 )
 
 const (
 	replyEvery    = 100 * time.Millisecond
 	stripes       = 32
-	maxNotHere    = 4096 // waiting to be told; more: the stream ends and is made anew
-	parallelFlush = 64   // sessions from which on several goroutines write
+	maxNotHere    = 4096 // waiting to be told; more: the stream is received from once they are
+	maxOrphans    = 4 * maxNotHere
+	parallelFlush = 64 // sessions from which on several goroutines write
 )
 
 // Groups keeps the edge in the index of its groups, and knows who reads groups.
@@ -72,8 +72,10 @@ type Server struct {
 	lagWake chan struct{}
 	lagging bool // somebody is to be told
 
-	mu      sync.Mutex
-	streams map[*stream]struct{}
+	mu       sync.Mutex
+	streams  map[*stream]struct{}
+	orphans  []*rpcpb.NotHere // left by streams that ended
+	orphaned int              // users of orphans
 }
 
 // New returns the server of an edge. LagRun must run for lost to be told.
@@ -87,10 +89,33 @@ func New(r *roster.Roster, g Groups, id Identity, reg prometheus.Registerer, log
 // stream is one job's.
 type stream struct {
 	cancel context.CancelCauseFunc
+	tell   chan struct{} // holds a value when not-here should be told at once
+	told   chan struct{} // holds a value after it was
 
 	mu      sync.Mutex
 	notHere []*rpcpb.NotHere
-	full    bool
+	users   int  // of notHere
+	ended   bool // nobody tells what is noted from here on
+}
+
+// crowded says whether more is waiting to be told than may.
+func (st *stream) crowded() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.users >= maxNotHere
+}
+
+func (st *stream) takeLocked() []*rpcpb.NotHere {
+	ns := st.notHere
+	st.notHere, st.users = nil, 0
+	return ns
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // HelloChanged ends all streams, so that jobs come back and read the new hello.
@@ -106,17 +131,12 @@ func (s *Server) HelloChanged() {
 func (s *Server) Push(gs rpcpb.Edge_PushServer) error {
 	ctx, cancel := context.WithCancelCause(gs.Context())
 	defer cancel(nil)
-	st := &stream{cancel: cancel}
+	st := &stream{cancel: cancel, tell: make(chan struct{}, 1), told: make(chan struct{}, 1)}
 	s.mu.Lock()
 	s.streams[st] = struct{}{}
 	s.mu.Unlock()
 	s.metrics.streams.Inc()
-	defer func() {
-		s.mu.Lock()
-		delete(s.streams, st)
-		s.mu.Unlock()
-		s.metrics.streams.Dec()
-	}()
+	defer s.end(st)
 	// Registered first, so that a change while the hello is made ends us, too.
 	server, epoch, unlisted := s.identity()
 	told, version := s.positions.Since(0)
@@ -130,6 +150,39 @@ func (s *Server) Push(gs rpcpb.Edge_PushServer) error {
 	// must not be waited for before.
 	s.receivers.Go(func() { s.receive(gs, st) })
 	return s.reply(ctx, gs, st, version)
+}
+
+// end forgets a stream. What it has not told is left to the next one, whose
+// hello names positions past it.
+func (s *Server) end(st *stream) {
+	st.mu.Lock()
+	st.ended = true
+	left := st.takeLocked()
+	st.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
+	s.orphanLocked(left)
+	s.metrics.streams.Dec()
+}
+
+// orphanLocked keeps not-here that its stream cannot tell; where that is too
+// much, the newer half of it.
+func (s *Server) orphanLocked(left []*rpcpb.NotHere) {
+	s.orphans = append(s.orphans, left...)
+	for _, n := range left {
+		s.orphaned += len(n.GetUsers())
+	}
+	if s.orphaned <= maxOrphans {
+		return
+	}
+	old := 0
+	for ; s.orphaned > maxOrphans/2; old++ {
+		users := len(s.orphans[old].GetUsers())
+		s.orphaned -= users
+		s.metrics.untold.Add(float64(users))
+	}
+	s.orphans = slices.Clone(s.orphans[old:])
 }
 
 // Wait returns when no stream is received from any more, after the gRPC server
@@ -151,10 +204,28 @@ func (s *Server) receive(gs rpcpb.Edge_PushServer, st *stream) {
 		start := time.Now()
 		for _, f := range batch.GetFrames() {
 			s.frame(gs.Context(), st, f, &p)
+			if st.crowded() && !s.wait(gs.Context(), st, &p) {
+				return
+			}
 		}
 		p.flush()
 		s.metrics.seconds.Observe(time.Since(start).Seconds())
 	}
+}
+
+// wait lets a job that is told of too many absent users wait. False: the stream
+// has ended.
+func (s *Server) wait(ctx context.Context, st *stream, p *pass) bool {
+	p.flush()
+	for st.crowded() {
+		signal(st.tell)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-st.told:
+		}
+	}
+	return true
 }
 
 // reply tells positions while they move, and who is not here.
@@ -162,6 +233,20 @@ func (s *Server) reply(ctx context.Context, gs rpcpb.Edge_PushServer, st *stream
 	t := time.NewTicker(replyEvery)
 	defer t.Stop()
 	for {
+		r := &rpcpb.PushReply{}
+		s.gate.Lock()
+		r.Positions, version = s.positions.Since(version)
+		s.gate.Unlock()
+		r.NotHere = s.takeNotHere(st)
+		if len(r.GetPositions()) > 0 || len(r.GetNotHere()) > 0 {
+			if err := gs.Send(r); err != nil {
+				s.mu.Lock()
+				s.orphanLocked(r.GetNotHere())
+				s.mu.Unlock()
+				return fmt.Errorf("send positions: %w", err)
+			}
+		}
+		signal(st.told)
 		select {
 		case <-ctx.Done():
 			if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -169,25 +254,20 @@ func (s *Server) reply(ctx context.Context, gs rpcpb.Edge_PushServer, st *stream
 			}
 			return nil
 		case <-t.C:
-		}
-		r := &rpcpb.PushReply{}
-		s.gate.Lock()
-		r.Positions, version = s.positions.Since(version)
-		s.gate.Unlock()
-		st.mu.Lock()
-		r.NotHere, st.notHere = st.notHere, nil
-		full := st.full
-		st.mu.Unlock()
-		if full {
-			return errors.New("too many users are not here")
-		}
-		if len(r.Positions) == 0 && len(r.NotHere) == 0 {
-			continue
-		}
-		if err := gs.Send(r); err != nil {
-			return fmt.Errorf("send positions: %w", err)
+		case <-st.tell:
 		}
 	}
+}
+
+// takeNotHere takes what is to be told on a stream.
+func (s *Server) takeNotHere(st *stream) []*rpcpb.NotHere {
+	s.mu.Lock()
+	left := s.orphans
+	s.orphans, s.orphaned = nil, 0
+	s.mu.Unlock()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return append(left, st.takeLocked()...)
 }
 
 // frame passes one record's effects on, in order.
@@ -258,110 +338,4 @@ func users(it *rpcpb.PushItem) []wire.UserID {
 		us[i] = wire.UserID(u)
 	}
 	return us
-}
-
-// deliver queues an item to the sessions it is for.
-func (s *Server) deliver(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, p *pass) {
-	shared := &session.Shared{
-		Op: wire.Op(it.GetOp()), Body: it.GetBody(), Conv: wire.ConvID(it.GetConv()), Seq: it.GetSeq(),
-	}
-	push := func(ms []*roster.Member) (here bool) {
-		for _, m := range ms {
-			if uint64(m.Conn) == it.GetExceptConn() {
-				here = true
-				continue
-			}
-			r := m.Session.Push(shared)
-			s.metrics.pushes[r].Inc()
-			here = here || r != session.NotHere
-			if r == session.Queued {
-				p.dirty(m)
-			}
-		}
-		return here
-	}
-	switch {
-	case it.GetAll():
-		p.found = s.roster.All(p.found[:0])
-		push(p.found)
-	case it.GetConn() != 0:
-		if m := s.roster.ByConn(wire.ConnID(it.GetConn())); m != nil && (len(it.GetUsers()) == 0 || it.GetUsers()[0] == string(m.User)) {
-			p.found = append(p.found[:0], m)
-			push(p.found)
-		}
-	case len(it.GetUsers()) > 0:
-		var away []string
-		for _, u := range it.GetUsers() {
-			p.found = s.roster.OfUser(wire.UserID(u), p.found[:0])
-			if !push(p.found) {
-				away = append(away, u)
-			}
-		}
-		s.away(st, at, it, away)
-	case it.GetGroup() != "":
-		p.found = s.roster.InGroup(wire.GroupID(it.GetGroup()), it.GetSeq(), p.found[:0])
-		push(p.found)
-	}
-}
-
-// away notes users without a session for the next reply.
-func (s *Server) away(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, users []string) {
-	if len(users) == 0 {
-		return
-	}
-	s.metrics.notHere.Add(float64(len(users)))
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if len(st.notHere) >= maxNotHere {
-		st.full = true
-		return
-	}
-	st.notHere = append(st.notHere, &rpcpb.NotHere{At: at, Users: users, Conv: it.GetConv(), Seq: it.GetSeq()})
-}
-
-// pass is the scratch of one stream: sessions found for an item, and those
-// with something to write.
-type pass struct {
-	found []*roster.Member
-	queue []*roster.Member
-	seen  map[*roster.Member]struct{}
-}
-
-func (p *pass) dirty(m *roster.Member) {
-	if p.seen == nil {
-		p.seen = map[*roster.Member]struct{}{}
-	}
-	if _, ok := p.seen[m]; !ok {
-		p.seen[m] = struct{}{}
-		p.queue = append(p.queue, m)
-	}
-}
-
-// flush writes to all sessions of the batch.
-func (p *pass) flush() {
-	n := len(p.queue)
-	if procs := runtime.GOMAXPROCS(0); n < parallelFlush || procs == 1 {
-		flushAll(p.queue)
-	} else {
-		var wg sync.WaitGroup
-		part := (n + procs - 1) / procs
-		for at := 0; at < n; at += part {
-			wg.Go(func() { flushAll(p.queue[at:min(at+part, n)]) })
-		}
-		wg.Wait()
-	}
-	clear(p.queue)
-	clear(p.found)
-	p.queue, p.found = p.queue[:0], p.found[:0]
-	if len(p.seen) > maxNotHere {
-		p.seen = nil // a map keeps the size of its fullest day
-	} else {
-		clear(p.seen)
-	}
-}
-
-func flushAll(ms []*roster.Member) {
-	for _, m := range ms {
-		m.Session.Flush()
-	}
 }
