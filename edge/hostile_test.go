@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -313,58 +312,6 @@ func TestFloodAndSlowUpgradesDoNotDisturb(t *testing.T) {
 	wg.Wait()
 	eventually(t, "all of them are gone", func() bool { return counter(r, "starling_edge_connections") == 1 })
 	good.ping()
-}
-
-// TestIdleConnectionBudget holds 2,000 authenticated connections and checks
-// what each costs. As of 2026-11 it is about 6 KB of heap with the fake peers'
-// own sockets left out, and no goroutine.
-func TestIdleConnectionBudget(t *testing.T) {
-	if testing.Short() {
-		t.Skip("opens 2,000 connections")
-	}
-	r := startRig(t, nil)
-	const n = 2000
-	before, routines := heap(), runtime.NumGoroutine()
-	socks := make([]net.Conn, 0, n)
-	var d net.Dialer
-	reply := make([]byte, 4096)
-	for i := range n {
-		c, err := d.DialContext(r.ctx, "tcp", r.addrs.WS)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		socks = append(socks, c)
-		tok := r.token(fmt.Sprintf("u%d", i), "web")
-		if _, err := io.WriteString(c, "GET /ws HTTP/1.1\r\n"+goodHead+"Authorization: Bearer "+tok+"\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		for got := ""; !strings.Contains(got, "auth_ok"); {
-			k, err := c.Read(reply)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got += string(reply[:k])
-		}
-	}
-	time.Sleep(2 * time.Second) // idle buffers are given back after a second
-	per := (heap() - before) / n
-	grown := runtime.NumGoroutine() - routines
-	t.Logf("%d connections: %d bytes of heap each (both ends of the test), %d goroutines more", len(socks), per, grown)
-	if per > 12<<10 {
-		t.Errorf("%d bytes a connection", per)
-	}
-	if grown > 5 {
-		t.Errorf("%d goroutines more for %d connections", grown, n)
-	}
-}
-
-func heap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapInuse)
 }
 
 func TestDeliverAllToMany(t *testing.T) {
