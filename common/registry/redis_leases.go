@@ -21,7 +21,8 @@ import (
 // Keys of leases and of the sentinel:
 //
 //	lease:<tier>:{id}    the lease as JSON, with its ttl
-//	leases:{<tier>}      set of ids, lapsed ones too until somebody looks
+//	leases:{<tier>}      sorted set of ids by the time (ms) of the last renewal;
+//	                     lapsed ones stay for a day
 //	leases:{<tier>}:gen  counts new leases: a look-up that finds another number
 //	                     reads the leases again, so that no route of a lease
 //	                     just made is taken for dead
@@ -34,6 +35,11 @@ func (r *Redis) idsKey(tier string) string { return r.key("leases", tier) }
 func (r *Redis) genKey(tier string) string { return r.key("leases", tier) + ":gen" }
 func (r *Redis) sentinelKey() string       { return r.cfg.Prefix + "sentinel" }
 func (r *Redis) announcedKey() string      { return r.cfg.Prefix + "announced" }
+
+// lapsedFor is how long the id of a lapsed lease is remembered. Every start of a
+// process may bring a new id; so long that no clock is wrong by as much, for
+// else it would take the ids of the living.
+const lapsedFor = 24 * time.Hour
 
 // Scripts that compare and delete, for what is rare. Each has one key.
 const (
@@ -66,7 +72,9 @@ func (r *Redis) Renew(ctx context.Context, l Lease, ttl time.Duration) (bool, er
 	err = r.do(ctx, "renew", func(ctx context.Context) error {
 		p := r.c.Pipeline()
 		was := p.SetArgs(ctx, key, b, redis.SetArgs{TTL: ttl, Get: true})
-		p.SAdd(ctx, r.idsKey(l.Tier), string(l.Server))
+		now := time.Now()
+		p.ZAdd(ctx, r.idsKey(l.Tier), redis.Z{Score: float64(now.UnixMilli()), Member: string(l.Server)})
+		p.ZRemRangeByScore(ctx, r.idsKey(l.Tier), "-inf", strconv.FormatInt(now.Add(-lapsedFor).UnixMilli(), 10))
 		sentinel := p.Get(ctx, r.sentinelKey())
 		announced := p.SIsMember(ctx, r.announcedKey(), announcement(l.Server, l.Epoch))
 		if err := exec(ctx, p); err != nil {
@@ -162,7 +170,7 @@ func (r *Redis) Live(ctx context.Context, tier string) ([]Lease, error) {
 }
 
 func (r *Redis) live(ctx context.Context, tier string) ([]Lease, error) {
-	ids, err := r.c.SMembers(ctx, r.idsKey(tier)).Result()
+	ids, err := r.c.ZRange(ctx, r.idsKey(tier), 0, -1).Result()
 	if err != nil {
 		return nil, err
 	}

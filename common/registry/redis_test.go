@@ -260,6 +260,31 @@ func TestRoutesOfTheDead(t *testing.T) {
 	}
 }
 
+// TestIDsOfTheDead: ids are made at each start and must not pile up for ever,
+// nor may one go that lives.
+func TestIDsOfTheDead(t *testing.T) {
+	m := startMini(t)
+	r, ctx := newRedis(t, testConfig(m.Addr())), t.Context()
+	for id, ago := range map[string]time.Duration{"long-dead": 25 * time.Hour, "dead": 23 * time.Hour} {
+		if _, err := m.ZAdd("leases:{job}", float64(time.Now().Add(-ago).UnixMilli()), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []wire.ServerID{"a", "b", "a"} {
+		if _, err := r.Renew(ctx, registry.Lease{Tier: registry.TierJob, Server: id, Epoch: 1}, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids, err := m.ZMembers("leases:{job}")
+	if err != nil || strings.Join(ids, " ") != "dead a b" && strings.Join(ids, " ") != "dead b a" {
+		t.Errorf("ids %v, %v", ids, err)
+	}
+	live, err := r.Live(ctx, registry.TierJob)
+	if err != nil || len(live) != 2 || live[0].Server != "a" || live[1].Server != "b" {
+		t.Errorf("live %+v, %v", live, err)
+	}
+}
+
 // TestKeys pins the names that other parts and operators know, with the id in
 // braces for Cluster.
 func TestKeys(t *testing.T) {
@@ -294,7 +319,7 @@ func TestGarbage(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.HSet("user:conn:{u}", "1", "not json", "2", `{"conn":3,"server":"e","epoch":1}`, "4", `{"conn":4,"server":"e","epoch":1}`)
-	_, _ = m.SAdd("leases:{edge}", "junk")
+	_, _ = m.ZAdd("leases:{edge}", float64(time.Now().UnixMilli()), "junk")
 	for k, v := range map[string]string{"lease:edge:{junk}": "][", "msg:cache:{5}": "x", "user:status:{u}": "soon"} {
 		if err := m.Set(k, v); err != nil {
 			t.Fatal(err)
