@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
@@ -87,9 +88,7 @@ func TestSyncWhileOthersWrite(t *testing.T) {
 		default:
 		}
 		given := map[wire.ConvID]int64{"p:alice:bob": 0, "p:bob:carl": 0, "g:team": 0}
-		for c, seq := range cursors {
-			given[c] = seq
-		}
+		maps.Copy(given, cursors)
 		ok := f.sync("bob", "d", wire.Sync{Cursors: given, Limit: 1 + r.IntN(9)})
 		for take(ok); ok.More; take(ok) {
 			ok = f.sync("bob", "d", wire.Sync{Token: ok.Token})
