@@ -37,6 +37,12 @@ func Scenarios() []Scenario {
 		{"control frames", ControlFrames},
 		{"log-ins", LogIns},
 		{"64 in flight", InFlight},
+		{"cursors that lie", Cursors},
+		{"bad http", BadHTTP},
+		{"huge http", HugeHTTP},
+		{"large group", LargeGroup},
+		{"retry everywhere", RetryEverywhere},
+		{"membership races", MembershipRaces},
 	}
 }
 

@@ -1,0 +1,432 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/starling-im/starling/common/token"
+	"github.com/starling-im/starling/common/wire"
+)
+
+// restart starts the system again with further settings.
+func (s *System) restart(t testing.TB, env ...string) {
+	t.Helper()
+	s.Stop(t)
+	s.env = append(s.env, env...)
+	s.Up(t)
+}
+
+// TestShortTimes: what takes minutes by default, with short settings.
+func TestShortTimes(t *testing.T) {
+	t.Parallel()
+	s := Start(t, binary)
+	s.restart(t, "STARLING_EDGE_HEARTBEAT=500ms", "STARLING_EDGE_AUTH_TIMEOUT=500ms", "STARLING_EDGE_MAX_PER_IP=0")
+	keys, err := token.LoadOrCreate(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mint := func(c token.Claims, ttl time.Duration) string {
+		raw, err := keys.Mint(c, ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	t.Run("no auth", func(t *testing.T) {
+		t.Parallel()
+		c, start := s.Raw(t, ""), time.Now()
+		c.Put(fin|wsPing, "") // no auth either
+		c.Fails2(wire.CodeUnauthenticated)
+		c.Ends(wire.CloseUnauthenticated)
+		if took := time.Since(start); took < 400*time.Millisecond || took > 3*time.Second {
+			t.Errorf("closed after %v", took)
+		}
+	})
+	t.Run("half a head", func(t *testing.T) {
+		t.Parallel()
+		c := s.Socket(t)
+		c.Bytes([]byte("GET /ws HTTP/1.1\r\nHost: x\r\n"))
+		c.Gone()
+	})
+	t.Run("heartbeat missed", func(t *testing.T) {
+		t.Parallel()
+		c := s.RawLogin(t, "silent", "d")
+		start := time.Now()
+		c.Ends(wire.CloseHeartbeat)
+		if took := time.Since(start); took < 900*time.Millisecond || took > 4*time.Second {
+			t.Errorf("closed after %v of silence", took)
+		}
+	})
+	t.Run("any frame is a heartbeat", func(t *testing.T) {
+		t.Parallel()
+		c := s.RawLogin(t, "alive", "d")
+		tick := time.NewTicker(400 * time.Millisecond)
+		defer tick.Stop()
+		for i := range 6 {
+			<-tick.C
+			switch i % 3 {
+			case 0:
+				c.Put(fin|wsPing, "x")
+			case 1:
+				c.Put(fin|wsPong, "x")
+			case 2:
+				c.Say(`{"op":"ack","body":{"conv":"p:alive:alive","seq":1}}`)
+			}
+		}
+		c.Put(fin|wsText, `{"op":"ping","seq":3}`)
+		for {
+			op, p, err := c.Message()
+			if err != nil || op == wsClose {
+				t.Fatalf("ended: %q %v", p, err)
+			}
+			if op == wsText {
+				break
+			}
+		}
+	})
+	t.Run("a server that is not listened to", func(t *testing.T) {
+		t.Parallel()
+		c := s.RawLogin(t, "half", "d")
+		c.Put(wsText, `{"op":"pi`) // half a message is no sign of life for ever
+		c.Ends(wire.CloseHeartbeat)
+	})
+	t.Run("token expires", func(t *testing.T) {
+		t.Parallel()
+		c := s.Raw(t, "")
+		c.Login(mint(token.Claims{User: "short", Device: "d"}, time.Second))
+		done := make(chan struct{})
+		go func() { // stays alive until the end
+			defer close(done)
+			for {
+				if _, err := c.nc.Write(Masked(nil, fin|wsPong, "")); err != nil {
+					return
+				}
+				time.Sleep(200 * time.Millisecond)
+			}
+		}()
+		c.Fails2(wire.CodeUnauthenticated)
+		c.Ends(wire.CloseUnauthenticated)
+		_ = c.nc.Close()
+		<-done
+	})
+	t.Run("expired and foreign tokens", func(t *testing.T) {
+		t.Parallel()
+		old := mint(token.Claims{User: "old", Device: "d", IssuedAt: time.Now().Add(-time.Hour)}, time.Minute)
+		foreign, err := token.LoadOrCreate(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := foreign.Mint(token.Claims{User: "eve", Device: "d"}, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range []string{old, other} {
+			for _, c := range []*Raw{
+				s.Raw(t, "?device=d", "Authorization: Bearer "+bad), s.Raw(t, "", "Sec-WebSocket-Protocol: starling, "+bad), s.Raw(t, ""),
+			} {
+				if c.Reply.Header.Get("Sec-WebSocket-Protocol") == "" {
+					_, _ = c.nc.Write(Masked(nil, fin|wsText, fmt.Sprintf(`{"op":"auth","body":{"token":%q}}`, bad)))
+				}
+				c.Fails(0, wire.CodeUnauthenticated)
+				c.Ends(wire.CloseUnauthenticated)
+			}
+			if code := s.HTTP(t, http.MethodGet, "/v1/conversations", bad, nil, nil); code != http.StatusUnauthorized {
+				t.Errorf("HTTP %d", code)
+			}
+		}
+	})
+}
+
+// Fails2 is Fails for what the server says by itself, between control frames.
+func (c *Raw) Fails2(code wire.Code) {
+	c.t.Helper()
+	for {
+		op, p, err := c.Message()
+		if err != nil {
+			c.t.Fatalf("want error %s: %v", code, err)
+		}
+		if op >= wsClose && op != wsClose {
+			continue
+		}
+		if !strings.Contains(string(p), `"code":"`+string(code)+`"`) || strings.Contains(string(p), `"seq"`) {
+			c.t.Fatalf("opcode %x %q, want error %s", op, p, code)
+		}
+		return
+	}
+}
+
+// TestHostileSwarm: 200 hostile connections at a time for a while; those of
+// good people notice nothing, and afterwards nothing of it is left.
+func TestHostileSwarm(t *testing.T) {
+	s := Start(t, binary)
+	a, b := s.Join(t, s.Name("alice"), "d"), s.Join(t, s.Name("bob"), "d")
+	tok := s.Token(t, s.Name("mallory"), "")
+	goroutines, rss := s.goroutines(t), s.rss(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+					s.hostile(t, tok, i, n)
+				}
+			}
+		})
+	}
+	conv, slow := wire.PrivateConv(a.User, b.User), time.Duration(0)
+	var want []string
+	for i := range 100 {
+		start := time.Now()
+		text := fmt.Sprint("amid ", i)
+		a.Say(string(b.User), text)
+		want = append(want, text)
+		slow = max(slow, time.Since(start))
+		time.Sleep(30 * time.Millisecond) // spread over the attack
+	}
+	b.Gets(conv, want...)
+	peak := s.rss(t)
+	close(stop)
+	wg.Wait()
+	t.Logf("slowest send %v; RSS %d MiB before, %d MiB amid; %d goroutines before", slow, rss>>20, peak>>20, goroutines)
+	if slow > 5*time.Second {
+		t.Errorf("a send took %v", slow)
+	}
+	if peak > rss+400<<20 {
+		t.Errorf("RSS grew from %d to %d MiB", rss>>20, peak>>20)
+	}
+	Eventually(t, 30*time.Second, "goroutines are back to the start", func() error {
+		if n := s.goroutines(t); n > goroutines+20 {
+			return fmt.Errorf("%d of %d", n, goroutines)
+		}
+		return nil
+	})
+	a.Say(string(b.User), "after")
+	b.Gets(conv, append(want, "after")...)
+}
+
+// hostile is one short life of a bad connection.
+func (s *System) hostile(t testing.TB, tok string, i, n int) {
+	c := s.Socket(t)
+	defer func() { _ = c.nc.Close() }()
+	put := func(b []byte) { _, _ = c.nc.Write(b) }
+	upgrade := fmt.Sprintf(upgradeTo, "/ws", "x", "")
+	auth := Masked([]byte(upgrade), fin|wsText, fmt.Sprintf(`{"op":"auth","body":{"token":%q,"device":"m%d"}}`, tok, i))
+	drain := func(d time.Duration) {
+		_ = c.nc.SetReadDeadline(time.Now().Add(d))
+		for {
+			if _, _, err := c.Message(); err != nil {
+				return
+			}
+		}
+	}
+	switch (i + n) % 10 {
+	case 0: // half an upgrade
+		put([]byte(upgrade[:40]))
+		drain(100 * time.Millisecond)
+	case 1: // no end of head
+		put([]byte("GET /ws HTTP/1.1\r\nX: " + strings.Repeat("x", 60<<10)))
+		drain(100 * time.Millisecond)
+	case 2: // garbage
+		put([]byte(strings.Repeat("\x00\xff\x81", 5000)))
+		drain(100 * time.Millisecond)
+	case 3: // bad frames after log-in
+		put(append(auth, "\x81\x02{}"...))
+		drain(time.Second)
+	case 4: // too big
+		put(Masked(auth, fin|wsText, strings.Repeat("x", wire.MaxFrame+1)))
+		drain(time.Second)
+	case 5: // many errors, not one answer read
+		b := auth
+		for range 500 {
+			b = Masked(b, fin|wsText, nested(100))
+		}
+		put(b)
+	case 6: // gone in the middle of a frame
+		put(Masked(auth, wsText, "{")[:len(auth)+5])
+	case 7: // syncs and sends, none read
+		b := auth
+		for j := range 200 {
+			b = Masked(b, fin|wsText, `{"op":"sync","seq":1}`)
+			b = Masked(b, fin|wsText, fmt.Sprintf(`{"op":"send","seq":2,"body":%s}`, SendBody("nobody", fmt.Sprint(i, "-", n, "-", j), "x")))
+		}
+		put(b)
+		time.Sleep(50 * time.Millisecond)
+	case 8: // a reset
+		put(auth)
+		drain(30 * time.Millisecond)
+	case 9: // fragments without end
+		b := Masked(auth, wsText, "{")
+		for range 2000 {
+			b = Masked(b, wsCont, "")
+		}
+		put(b)
+		drain(100 * time.Millisecond)
+	}
+}
+
+// goroutines of the process, by its profile.
+func (s *System) goroutines(t testing.TB) int {
+	t.Helper()
+	resp, err := http.Get(strings.TrimSuffix(s.admin("EDGE"), "/readyz") + "/debug/pprof/goroutine?debug=1") //nolint:noctx,gosec // our own process
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	line, err := bufio.NewReader(resp.Body).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`total (\d+)`).FindStringSubmatch(line)
+	if m == nil {
+		t.Fatalf("profile starts %q", line)
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+// rss is what the process holds, in bytes.
+func (s *System) rss(t testing.TB) int64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, _ := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
+	return pages * int64(os.Getpagesize())
+}
+
+// TestRetriesOverKill: a client_id repeated after the index was lost is still
+// one message, with the id that stands.
+func TestRetriesOverKill(t *testing.T) {
+	t.Parallel()
+	s := Start(t, binary)
+	r := newRetrier(t, s)
+	for i := range 4 {
+		r.all(i)
+	}
+	s.Kill(t)
+	s.Up(t)
+	for i := range 6 {
+		r.all(i)
+	}
+	r.check(6)
+}
+
+// TestRefusesToStart: what is wrong is said in one line (or one per setting),
+// with exit code 2 for settings, 1 for the rest.
+func TestRefusesToStart(t *testing.T) {
+	t.Parallel()
+	s := Start(t, binary)
+	run := func(env []string, args ...string) (code int, out string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), binary, args...)
+		cmd.Env = append(os.Environ(), env...)
+		b, err := cmd.CombinedOutput()
+		if err != nil && cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return cmd.ProcessState.ExitCode(), string(b)
+	}
+	oneLine := func(what string, code int, out string, want ...string) {
+		t.Helper()
+		if code != 1 || strings.Count(out, "\n") != 1 {
+			t.Errorf("%s: exit %d, want 1 and one line:\n%s", what, code, out)
+		}
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("%s: %q does not say %q", what, out, w)
+			}
+		}
+	}
+	quiet := "STARLING_LOG_LEVEL=error"
+	free := func() []string {
+		var env []string
+		for i, port := range freePorts(t, 7) {
+			key := []string{"LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN"}[i]
+			env = append(env, fmt.Sprintf("STARLING_%s_ADDR=127.0.0.1:%d", key, port))
+		}
+		return append(env, quiet)
+	}
+	code, out := run(free(), "-data", s.Dir)
+	oneLine("data folder in use", code, out, s.Dir, strconv.Itoa(s.cmd.Process.Pid))
+	for _, key := range []string{"LOGIC_HTTP_ADDR", "EDGE_LISTEN_ADDR", "LOGIC_GRPC_ADDR", "EDGE_GRPC_ADDR", "EDGE_ADMIN_ADDR"} {
+		addr := ""
+		for _, e := range s.env {
+			if v, ok := strings.CutPrefix(e, "STARLING_"+key+"="); ok {
+				addr = v
+			}
+		}
+		code, out = run(append(free(), "STARLING_"+key+"="+addr), "-data", t.TempDir())
+		oneLine("port of "+key+" in use", code, out, addr)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/version", []byte("starling data folder, version 99\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out = run(free(), "-data", dir)
+	oneLine("a newer data folder", code, out, "99")
+	code, out = run([]string{"STARLING_EDGE_HEARTBEAT=1ms", "STARLING_NO_SUCH=1", "STARLING_LOGIC_MAX_CONTENT=x"}, "-edge.weight=-1", "-edge.listen-addr=nowhere")
+	for _, key := range []string{"edge.heartbeat", "NO_SUCH", "logic.max-content", "edge.weight", "edge.listen-addr"} {
+		if code != 2 || !strings.Contains(strings.ToLower(out), strings.ToLower(key)) {
+			t.Errorf("settings: exit %d, want 2 and a word on %s:\n%s", code, key, out)
+		}
+	}
+}
+
+// TestSIGTERMUnderLoad: the process ends with 0 and nothing acknowledged is
+// lost; a second signal ends it at once.
+func TestSIGTERMUnderLoad(t *testing.T) {
+	t.Parallel()
+	s := Start(t, binary)
+	c := newCrowd(t, s, 4)
+	sends := 4_000
+	var wg sync.WaitGroup
+	wg.Go(func() { c.send(0, sends) })
+	Eventually(t, time.Minute, "load", func() error {
+		if n := c.acked.Load(); n < 500 {
+			return fmt.Errorf("%d acknowledged", n)
+		}
+		return nil
+	})
+	start := time.Now()
+	s.Stop(t)
+	t.Logf("ended %v after SIGTERM, %d of %d acknowledged", time.Since(start).Round(time.Millisecond), c.acked.Load(), sends)
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	s.Up(t)
+	close(c.revived)
+	wg.Wait()
+	c.check()
+
+	s.restart(t, "STARLING_APP_READY_DELAY=20s")
+	start = time.Now()
+	for range 2 {
+		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond) // else the kernel merges the two
+	}
+	select {
+	case err := <-s.ended:
+		t.Logf("after the second signal: %v", err)
+	case <-time.After(10 * time.Second):
+		t.Fatalf("still there %v after the second signal", time.Since(start))
+	}
+	s.cmd = nil
+	s.Up(t)
+	c.check()
+}
