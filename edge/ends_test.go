@@ -68,10 +68,12 @@ func TestConnectionDiesDuringItsLogin(t *testing.T) {
 	r := startRig(t, nil)
 	for i := range 20 {
 		c := r.raw()
+		died := make(chan struct{})
 		closed := counter(r, "starling_edge_sessions_closed_total")
 		die := sync.OnceFunc(func() {
 			_ = c.Close()
 			eventually(t, "its end is noticed", func() bool { return counter(r, "starling_edge_sessions_closed_total") > closed })
+			close(died)
 		})
 		r.logic.set(func() {
 			r.logic.groups["bob"] = []string{"team", fmt.Sprintf("g%d", i)}
@@ -87,6 +89,7 @@ func TestConnectionDiesDuringItsLogin(t *testing.T) {
 			time.Sleep(time.Duration(i*50) * time.Microsecond) // anywhere in it
 			die()
 		}
+		<-died
 		eventually(t, "the log-in is over", func() bool { return counter(r, "starling_edge_logins_pending") == 0 })
 	}
 	r.nothingLeft("bob", "team")
