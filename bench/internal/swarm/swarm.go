@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/starling-im/starling/client/go"
 	"github.com/starling-im/starling/common/wire"
@@ -128,7 +129,31 @@ func edge(ctx context.Context, cfg Config, token string, i int) (string, error) 
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 1 << 20
 
+// busyTries is how often a server that says "later" is asked, busyWait apart.
+const (
+	busyTries = 10
+	busyWait  = 500 * time.Millisecond
+)
+
+// errBusy marks an answer that asks to come again.
+var errBusy = errors.New("busy")
+
+// call does what every client must: an answer that says "later" is tried again.
 func call(ctx context.Context, method, url, token string, body, into any) error {
+	for try := 1; ; try++ {
+		err := callOnce(ctx, method, url, token, body, into)
+		if !errors.Is(err, errBusy) || try == busyTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(busyWait):
+		}
+	}
+}
+
+func callOnce(ctx context.Context, method, url, token string, body, into any) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encode request to %s: %w", url, err)
@@ -152,6 +177,9 @@ func call(ctx context.Context, method, url, token string, body, into any) error 
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("read answer of %s: %w", url, err)
+	}
+	if s := resp.StatusCode; s == http.StatusServiceUnavailable || s == http.StatusTooManyRequests {
+		return fmt.Errorf("%s %s: HTTP %d: %w: %s", method, url, s, errBusy, strings.TrimSpace(string(answer)))
 	}
 	if resp.StatusCode/100 != 2 {
 		return fmt.Errorf("%s %s: HTTP %d: %s", method, url, resp.StatusCode, strings.TrimSpace(string(answer)))
