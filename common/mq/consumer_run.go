@@ -223,12 +223,10 @@ func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 	switch ev := ev.(type) {
 	case kafka.AssignedPartitions:
 		r.join()
-		if r.ending() || r.err != nil {
-			r.decline(ev.Partitions)
-			return nil
+		if r.err == nil && !r.ending() {
+			r.err = r.assigned(ev.Partitions)
 		}
-		if err := r.assigned(ev.Partitions); err != nil {
-			r.err = errors.Join(r.err, err)
+		if r.err != nil || r.ending() {
 			r.decline(ev.Partitions)
 		}
 	case kafka.RevokedPartitions:
