@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,16 +178,19 @@ func child(dir string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	out := bufio.NewWriterSize(os.Stdout, 0)
+	var mu sync.Mutex // answers come on another goroutine than commits
+	tell := func(format string, args ...any) error {
+		mu.Lock()
+		defer mu.Unlock()
+		_, err := fmt.Fprintf(os.Stdout, format, args...)
+		return err
+	}
 	adm := kadm.NewClient(c)
 	for i := 0; ; i++ {
 		p := int32(i % 4)
 		c.Produce(ctx, &kgo.Record{Topic: record.TopicMessages, Partition: p, Value: fmt.Appendf(nil, "%d-%d", os.Getpid(), i)}, func(r *kgo.Record, err error) {
 			if err == nil {
-				_, err = fmt.Fprintf(out, "%d %d %s\n", r.Partition, r.Offset, r.Value)
-			}
-			if err == nil {
-				err = out.Flush()
+				err = tell("%d %d %s\n", r.Partition, r.Offset, r.Value)
 			}
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -199,8 +203,7 @@ func child(dir string) int {
 			if err := adm.CommitAllOffsets(ctx, "g", os); err != nil {
 				return 1
 			}
-			fmt.Fprintf(out, "commit 0 %d\n", i)
-			_ = out.Flush()
+			_ = tell("commit 0 %d\n", i)
 		}
 	}
 }
