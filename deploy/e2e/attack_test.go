@@ -280,7 +280,7 @@ func (s *System) hostile(t testing.TB, tok string, i, n int) {
 // goroutines of the process, by its profile.
 func (s *System) goroutines(t testing.TB) int {
 	t.Helper()
-	resp, err := http.Get(strings.TrimSuffix(s.admin("EDGE"), "/readyz") + "/debug/pprof/goroutine?debug=1") //nolint:noctx,gosec // our own process
+	resp, err := http.Get(strings.TrimSuffix(s.admin("EDGE"), "/readyz") + "/debug/pprof/goroutine?debug=1")
 	if err != nil {
 		t.Fatal(err)
 	}

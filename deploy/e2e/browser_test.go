@@ -49,7 +49,7 @@ type tab struct {
 	ctx context.Context
 }
 
-func openTab(t *testing.T, browser context.Context, url, name string) *tab {
+func openTab(browser context.Context, t *testing.T, url, name string) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewWindow(false))
 	t.Cleanup(cancel)
@@ -126,8 +126,8 @@ const flock = chromedp.Search(`//ul[@id="conversations"]//button[contains(., "Fl
 // catches up, also over a crash of the whole system.
 func TestBrowser(t *testing.T) {
 	b, s := browser(t), Start(t, binary)
-	alice := openTab(t, b, s.API, "alice")
-	bob := openTab(t, b, s.API, "bob")
+	alice := openTab(b, t, s.API, "alice")
+	bob := openTab(b, t, s.API, "bob")
 	alice.do("start a chat", chromedp.Click(css("#new-chat")), chromedp.WaitVisible(css("#field-to")), chromedp.SendKeys(css("#field-to"), "bob\r"), chromedp.WaitVisible(css("#text")))
 	alice.write("hello from alice")
 	alice.shows("hello from alice")
@@ -158,14 +158,14 @@ func TestBrowser(t *testing.T) {
 	alice.until("back by itself", `document.querySelector("#status").dataset.state === "online"`)
 	bob.shows("written while it was down")
 
-	carol := openTab(t, b, s.API, "carol")
+	carol := openTab(b, t, s.API, "carol")
 	carol.do("open the group", chromedp.Click(flock))
 	carol.shows("written while it was down")
 	for i := range 60 {
 		bob.write(fmt.Sprint("line ", i))
 	}
 	carol.shows("line 59")
-	dave := openTab(t, b, s.API, "alice")
+	dave := openTab(b, t, s.API, "alice")
 	dave.do("open the group", chromedp.Click(flock))
 	dave.shows("line 59")
 	dave.until("older history comes by scrolling", `(document.querySelector("#messages").scrollTop = 0, [...document.querySelectorAll("#messages .msg p")].some(e => e.textContent === "all together"))`)

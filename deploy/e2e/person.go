@@ -242,8 +242,7 @@ func wholeFrom(from int64, rows []wire.Msg) error {
 
 // closeCode returns the code a connection was closed with, 0 for none.
 func closeCode(err error) int {
-	var e *starling.CloseError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*starling.CloseError](err); ok {
 		return e.Code
 	}
 	return 0

@@ -49,12 +49,12 @@ func (s *System) Raw(t testing.TB, query string, header ...string) *Raw {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head := ""
+	var head strings.Builder
 	for _, h := range header {
-		head += h + "\r\n"
+		head.WriteString(h + "\r\n")
 	}
 	c := s.Socket(t)
-	c.Bytes(fmt.Appendf(nil, upgradeTo, u.Path+query, u.Host, head))
+	c.Bytes(fmt.Appendf(nil, upgradeTo, u.Path+query, u.Host, head.String()))
 	if c.Reply, err = http.ReadResponse(c.br, nil); err != nil { //nolint:bodyclose // a 101 has none
 		t.Fatalf("upgrade: %v", err)
 	}
@@ -71,7 +71,7 @@ func (s *System) Socket(t testing.TB) *Raw {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := net.Dial("tcp", u.Host) //nolint:noctx // on this host
+	nc, err := net.Dial("tcp", u.Host)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"sync"
 	"testing"
 
@@ -46,7 +47,7 @@ func Scenarios() []Scenario {
 	}
 }
 
-// Private: two users talk; both see every message with the same seq.
+// Private is the story: two users talk; both see every message with the same seq.
 func Private(t *testing.T, s *System) {
 	a, b := s.Join(t, s.Name("alice"), "web-1"), s.Join(t, s.Name("bob"), "web-1")
 	conv := wire.PrivateConv(a.User, b.User)
@@ -68,7 +69,7 @@ func Private(t *testing.T, s *System) {
 	}
 }
 
-// Notes: a user writes to itself, once per message.
+// Notes is the story: a user writes to itself, once per message.
 func Notes(t *testing.T, s *System) {
 	a := s.Join(t, s.Name("alice"), "web-1")
 	conv := wire.PrivateConv(a.User, a.User)
@@ -77,7 +78,7 @@ func Notes(t *testing.T, s *System) {
 	a.Gets(conv, "one", "two")
 }
 
-// Binary: a binary client and a JSON one understand each other.
+// Binary is the story: a binary client and a JSON one understand each other.
 func Binary(t *testing.T, s *System) {
 	a, b := s.Join(t, s.Name("alice"), "web-1"), s.Join(t, s.Name("bob"), "tcp-1")
 	b.C.Close()
@@ -89,42 +90,18 @@ func Binary(t *testing.T, s *System) {
 	a.Gets(conv, "äöü 🐦", "back")
 }
 
-// Retry: the same client_id again, also ten at once, is one message with one
+// Retry is the story: the same client_id again, also ten at once, is one message with one
 // id; with another content it is a conflict.
 func Retry(t *testing.T, s *System) {
 	a, b := s.Join(t, s.Name("alice"), "d"), s.Join(t, s.Name("bob"), "d")
 	conv := wire.PrivateConv(a.User, b.User)
 	m := wire.Send{To: b.User, ClientID: s.Name("retry"), Content: "once"}
-	first := a.Send(m)
-	var wg sync.WaitGroup
-	for range 10 {
-		wg.Go(func() {
-			ack, err := a.TrySend(m)
-			if err != nil || ack.ID != first.ID {
-				t.Errorf("retry: %+v, %v; want id %s", ack, err, first.ID)
-			}
-		})
-	}
-	wg.Wait()
+	ids := []wire.MsgID{a.Send(m).ID}
+	ids = append(ids, atOnce(t, a, m)...)
+	a.stands(conv, m.ClientID, ids)
 	m = wire.Send{To: b.User, ClientID: s.Name("at-once"), Content: "ten at once"}
-	ids := make(chan wire.MsgID, 10)
-	for range 10 {
-		wg.Go(func() {
-			ack, err := a.TrySend(m)
-			if err != nil {
-				t.Errorf("one of ten: %v", err)
-			}
-			ids <- ack.ID
-		})
-	}
-	wg.Wait()
-	close(ids)
-	one := <-ids
-	for id := range ids {
-		if id != one {
-			t.Errorf("ten at once got ids %s and %s", one, id)
-		}
-	}
+	ids = atOnce(t, a, m)
+	a.stands(conv, m.ClientID, ids)
 	m.Content = "another"
 	if _, err := a.TrySend(m); !hasCode(err, wire.CodeConflict) {
 		t.Errorf("same client_id, other content: %v, want conflict", err)
@@ -136,7 +113,51 @@ func Retry(t *testing.T, s *System) {
 	}
 }
 
-// RecallEdit: a change takes a seq of its own and shows in history.
+// atOnce sends the same ten times at once and returns the ids answered.
+func atOnce(t *testing.T, a *Person, m wire.Send) []wire.MsgID {
+	t.Helper()
+	ids := make([]wire.MsgID, 10)
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			ack, err := a.TrySend(m)
+			if err != nil {
+				t.Errorf("one of ten: %v", err)
+			}
+			ids[i] = ack.ID
+		})
+	}
+	wg.Wait()
+	return ids
+}
+
+// stands checks that one message stands under a client_id, and that every
+// answer named it: where the index did not answer in time another id may have
+// come first, and a second send_ack with the right one after.
+func (p *Person) stands(conv wire.ConvID, clientID string, ids []wire.MsgID) {
+	p.t.Helper()
+	var one wire.MsgID
+	p.Until("message "+clientID, func() error {
+		for _, m := range p.seen[conv] {
+			if m.ClientID == clientID {
+				one = m.ID
+				return nil
+			}
+		}
+		return errors.New("not pushed yet")
+	})
+	for _, id := range ids {
+		if id == one {
+			continue
+		}
+		p.GetsFrame(wire.OpSendAck, func(body []byte) bool {
+			var ack wire.SendAck
+			return wire.Unmarshal(body, &ack) == nil && ack.ClientID == clientID && ack.ID == one
+		})
+	}
+}
+
+// RecallEdit is the story: a change takes a seq of its own and shows in history.
 func RecallEdit(t *testing.T, s *System) {
 	a, b := s.Join(t, s.Name("alice"), "d"), s.Join(t, s.Name("bob"), "d")
 	conv := wire.PrivateConv(a.User, b.User)
@@ -165,7 +186,7 @@ func RecallEdit(t *testing.T, s *System) {
 	}
 }
 
-// BadInput: what is wrong gets an error by the table, and the connection
+// BadInput is the story: what is wrong gets an error by the table, and the connection
 // lives.
 func BadInput(t *testing.T, s *System) {
 	a := s.Join(t, s.Name("alice"), "d")

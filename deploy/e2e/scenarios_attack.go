@@ -18,7 +18,7 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// Cursors: sync with cursors that lie, tokens of others, pages of one row over
+// Cursors is the story: sync with cursors that lie, tokens of others, pages of one row over
 // recalls and edits, and a device that comes back after weeks.
 func Cursors(t *testing.T, s *System) {
 	a, b := s.Join(t, s.Name("alice"), "d"), s.Join(t, s.Name("bob"), "d")
@@ -164,7 +164,7 @@ func (s *System) call(t testing.TB, method, path, token, body string, header ...
 	return resp.StatusCode, e.Error.Code, resp.Header
 }
 
-// BadHTTP: what the API refuses, each by the code of the table.
+// BadHTTP is the story: what the API refuses, each by the code of the table.
 func BadHTTP(t *testing.T, s *System) {
 	alice, bob := s.Name("alice"), s.Name("bob")
 	var login struct{ Token, Refresh string }
@@ -254,7 +254,7 @@ func BadHTTP(t *testing.T, s *System) {
 	}
 }
 
-// HugeHTTP: bodies without end and heads without end end with an error, not in memory.
+// HugeHTTP is the story: bodies without end and heads without end end with an error, not in memory.
 func HugeHTTP(t *testing.T, s *System) {
 	tok := s.Token(t, s.Name("alice"), "d")
 	for _, size := range []int64{2 << 20, 64 << 20} {
@@ -297,7 +297,7 @@ func mustURL(t testing.TB, raw string) *url.URL {
 	return u
 }
 
-// LargeGroup: beyond 500 members joins take no seq, and messages still reach
+// LargeGroup is the story: beyond 500 members joins take no seq, and messages still reach
 // who is there, and those who join.
 func LargeGroup(t *testing.T, s *System) {
 	owner, late := s.Join(t, s.Name("owner"), "d"), s.Join(t, s.Name("late"), "d")
@@ -354,7 +354,7 @@ func LargeGroup(t *testing.T, s *System) {
 	}
 }
 
-// RetryEverywhere: the same send from several connections and HTTP at once is
+// RetryEverywhere is the story: the same send from several connections and HTTP at once is
 // one message.
 func RetryEverywhere(t *testing.T, s *System) {
 	r := newRetrier(t, s)

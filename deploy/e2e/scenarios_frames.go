@@ -11,7 +11,7 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// ErrorsStay: what gets an error and leaves the connection open, over raw
+// ErrorsStay is the story: what gets an error and leaves the connection open, over raw
 // frames.
 func ErrorsStay(t *testing.T, s *System) {
 	c := s.RawLogin(t, s.Name("alice"), "d")
@@ -80,7 +80,7 @@ func ErrorsStay(t *testing.T, s *System) {
 	c.Lives()
 }
 
-// Closes: what ends a connection, and by which code. Each is a connection of
+// Closes is the story: what ends a connection, and by which code. Each is a connection of
 // its own; none may trouble the one that stays.
 func Closes(t *testing.T, s *System) {
 	stays := s.RawLogin(t, s.Name("witness"), "d")
@@ -141,7 +141,7 @@ func Closes(t *testing.T, s *System) {
 	stays.Lives()
 }
 
-// ControlFrames: fragments, pings between them, and the close handshake.
+// ControlFrames is the story: fragments, pings between them, and the close handshake.
 func ControlFrames(t *testing.T, s *System) {
 	c := s.RawLogin(t, s.Name("alice"), "d")
 	c.Put(wsText, `{"op":"pi`)
@@ -182,7 +182,7 @@ func ControlFrames(t *testing.T, s *System) {
 	}
 }
 
-// LogIns: every way in, and every way to be refused.
+// LogIns is the story: every way in, and every way to be refused.
 func LogIns(t *testing.T, s *System) {
 	user := s.Name("alice")
 	tok := s.Token(t, user, "web-1")
@@ -279,7 +279,7 @@ func LogIns(t *testing.T, s *System) {
 	mute.Gone()
 }
 
-// InFlight: the 65th request without an answer is refused by name, the
+// InFlight is the story: the 65th request without an answer is refused by name, the
 // connection stays, and each answer bears the seq of its request, in the
 // framing of the log-in.
 func InFlight(t *testing.T, s *System) {

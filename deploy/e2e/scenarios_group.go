@@ -11,7 +11,7 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// Group: all members get all messages in one order.
+// Group is the story: all members get all messages in one order.
 func Group(t *testing.T, s *System) {
 	var ps []*Person
 	var names []string
@@ -50,7 +50,7 @@ func Group(t *testing.T, s *System) {
 	}
 }
 
-// MembershipInOrder: who joins sees what comes after, who is removed nothing
+// MembershipInOrder is the story: who joins sees what comes after, who is removed nothing
 // more; both see their own event.
 func MembershipInOrder(t *testing.T, s *System) {
 	owner, b, c := s.Join(t, s.Name("owner"), "d"), s.Join(t, s.Name("bob"), "d"), s.Join(t, s.Name("carol"), "d")
@@ -86,7 +86,7 @@ func MembershipInOrder(t *testing.T, s *System) {
 	}
 }
 
-// NonMember: who is not in a group cannot write to it or read it, whether it
+// NonMember is the story: who is not in a group cannot write to it or read it, whether it
 // exists or not.
 func NonMember(t *testing.T, s *System) {
 	owner, x := s.Join(t, s.Name("owner"), "d"), s.Join(t, s.Name("eve"), "d")
@@ -109,7 +109,7 @@ func NonMember(t *testing.T, s *System) {
 	owner.Gets(conv, "quiet here")
 }
 
-// Operations: a command with the same Idempotency-Key happens once, and its
+// Operations is the story: a command with the same Idempotency-Key happens once, and its
 // fate can be asked for.
 func Operations(t *testing.T, s *System) {
 	a := s.Join(t, s.Name("alice"), "d")

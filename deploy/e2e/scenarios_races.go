@@ -15,7 +15,7 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// MembershipRaces: members come and go by HTTP while others write and all of
+// MembershipRaces is the story: members come and go by HTTP while others write and all of
 // them reconnect and sync; each ends with exactly what its intervals hold.
 func MembershipRaces(t *testing.T, s *System) {
 	const senders, churners, turns = 4, 5, 25
@@ -52,7 +52,7 @@ func MembershipRaces(t *testing.T, s *System) {
 	for _, w := range watch {
 		load.Go(func() {
 			for !done.Load() {
-				w.visit(rand.N(60 * time.Millisecond)) //nolint:gosec // no secret
+				w.visit(rand.N(60 * time.Millisecond))
 			}
 		})
 	}

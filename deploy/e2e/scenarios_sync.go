@@ -10,7 +10,7 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// OfflineSync: who was away gets everything, in order, over many pages, and
+// OfflineSync is the story: who was away gets everything, in order, over many pages, and
 // once acknowledged it is not listed again.
 func OfflineSync(t *testing.T, s *System) {
 	a, bob := s.Join(t, s.Name("alice"), "web-1"), s.Name("bob")
@@ -53,7 +53,7 @@ func OfflineSync(t *testing.T, s *System) {
 	})
 }
 
-// SeveralDevices: every device of a user gets everything, also what the user
+// SeveralDevices is the story: every device of a user gets everything, also what the user
 // itself sent elsewhere; a new device starts where the user's others are.
 func SeveralDevices(t *testing.T, s *System) {
 	user := s.Name("alice")
@@ -83,7 +83,7 @@ func SeveralDevices(t *testing.T, s *System) {
 	}
 }
 
-// SameDevice: a later login of the same device ends the earlier with kick and
+// SameDevice is the story: a later login of the same device ends the earlier with kick and
 // 4009; messages go to the later.
 func SameDevice(t *testing.T, s *System) {
 	user := s.Name("alice")
@@ -105,7 +105,7 @@ func SameDevice(t *testing.T, s *System) {
 	second.Gets(wire.PrivateConv(second.User, b.User), "to the second")
 }
 
-// History: pages by seq in both directions hold every message once.
+// History is the story: pages by seq in both directions hold every message once.
 func History(t *testing.T, s *System) {
 	a, b := s.Join(t, s.Name("alice"), "d"), s.Name("bob")
 	conv := wire.PrivateConv(a.User, wire.UserID(b))
@@ -147,7 +147,7 @@ func History(t *testing.T, s *System) {
 	}
 }
 
-// Receipts: ack and read reach the sender as receipts and count unread down.
+// Receipts is the story: ack and read reach the sender as receipts and count unread down.
 func Receipts(t *testing.T, s *System) {
 	a, b := s.Join(t, s.Name("alice"), "d"), s.Join(t, s.Name("bob"), "d")
 	conv := wire.PrivateConv(a.User, b.User)

@@ -77,7 +77,7 @@ func (s *System) Up(t testing.TB) {
 		t.Fatal(err)
 	}
 	s.log = log
-	s.cmd = exec.Command(s.Binary, "-data", s.Dir) //nolint:noctx // it outlives contexts and is ended by Stop
+	s.cmd = exec.Command(s.Binary, "-data", s.Dir)
 	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = s.env, log, log
 	// The process must not outlive the test binary, however that ends.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -95,7 +95,7 @@ func (s *System) Up(t testing.TB) {
 		default:
 		}
 		for _, url := range []string{s.API + "/readyz", s.admin("EDGE"), s.admin("JOB")} {
-			resp, err := http.Get(url) //nolint:noctx,gosec // a probe of our own process
+			resp, err := http.Get(url)
 			if err != nil {
 				return err
 			}
@@ -241,7 +241,7 @@ func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
 	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,10 @@ type checkpointer struct {
 }
 
 // pagesAhead is how many pages, roughly, are written between two checkpoints.
-const pagesAhead = 2000
+// The log of the embedded default is synced on the same disk: a large
+// checkpoint holds those syncs up. p99 from send to delivery at 500 messages/s
+// was 15 ms with 2,000 pages, 8 ms with 200, 10 ms with 50.
+const pagesAhead = 200
 
 // newCheckpointer starts one that lives until close, whatever becomes of ctx.
 func newCheckpointer(ctx context.Context, db *sql.DB) *checkpointer {
