@@ -382,6 +382,31 @@ func TestLostFramesLagAll(t *testing.T) {
 	}
 }
 
+// After a loss the groups are read again before anything of a group is passed
+// on: the removal that was lost must not leave a member behind, nor the join
+// somebody out. What comes before a membership is not for its session.
+func TestLostFramesReadTheGroupsAgain(t *testing.T) {
+	r := startRig(t, nil)
+	r.logic.set(func() { r.logic.groups["bob"] = []string{"left"} })
+	bob := r.login("bob", "web")
+	j := r.job()
+	j.push(at(1, msg(1, "before", "left")))
+	bob.expect(wire.OpMsg, nil)
+	r.logic.set(func() {
+		r.logic.groups["bob"] = []string{"joined"}
+		r.logic.joined = 7
+	})
+	f := at(5)
+	f.Lost = true
+	j.push(f, at(6, msg(2, "not for bob any more", "left")))
+	bob.expect(wire.OpLagged, nil)
+	j.push(at(7, msg(3, "nor this", "left"), msg(6, "before bob joined", "joined"), msg(7, "for bob", "joined")))
+	var m wire.Msg
+	if bob.expect(wire.OpMsg, &m); m.Content != "for bob" {
+		t.Errorf("got %q", m.Content)
+	}
+}
+
 func TestDrain(t *testing.T) {
 	r := startRig(t, func(c *Config) { c.DrainTime = 300 * time.Millisecond })
 	bob, eve := r.login("bob", "web"), r.login("eve", "web")

@@ -66,8 +66,9 @@ type fakeLogic struct {
 
 	mu      sync.Mutex
 	groups  map[string][]string
-	mute    bool // answers nothing
-	refuse  bool // fails log-ins
+	joined  int64 // first seq of every membership
+	mute    bool  // answers nothing
+	refuse  bool  // fails log-ins
 	ups     []*rpcpb.Up
 	edges   []string
 	kill    context.CancelFunc
@@ -95,7 +96,7 @@ func startLogic(t *testing.T) *fakeLogic {
 
 func (l *fakeLogic) Login(_ context.Context, r *rpcpb.LoginRequest) (*rpcpb.LoginReply, error) {
 	l.mu.Lock()
-	groups, refuse, hook := l.groups[r.GetUser()], l.refuse, l.onLogin
+	groups, refuse, hook, joined := l.groups[r.GetUser()], l.refuse, l.onLogin, l.joined
 	l.mu.Unlock()
 	if hook != nil {
 		hook(r)
@@ -103,7 +104,11 @@ func (l *fakeLogic) Login(_ context.Context, r *rpcpb.LoginRequest) (*rpcpb.Logi
 	if refuse {
 		return nil, errors.New("no")
 	}
-	return &rpcpb.LoginReply{Groups: groups, HistoryEpoch: "h1"}, nil
+	reply := &rpcpb.LoginReply{Groups: groups, HistoryEpoch: "h1"}
+	for range groups {
+		reply.JoinedSeqs = append(reply.JoinedSeqs, joined)
+	}
+	return reply, nil
 }
 
 func (l *fakeLogic) Uplink(s grpc.BidiStreamingServer[rpcpb.UpBatch, rpcpb.DownBatch]) error {
