@@ -292,7 +292,7 @@ func (s *System) goroutines(t testing.TB) (n int, profile string) {
 	}
 	// The embedded Redis has two for each connection of the bounded pool, which
 	// fills under load and stays.
-	for _, stack := range strings.Split(string(b), "\n\n") {
+	for stack := range strings.SplitSeq(string(b), "\n\n") {
 		if m := regexp.MustCompile(`(?m)^(\d+) @`).FindStringSubmatch(stack); m != nil && !strings.Contains(stack, "miniredis") {
 			count, _ := strconv.Atoi(m[1])
 			n += count
