@@ -9,8 +9,9 @@
 // that an index that lost a second heals.
 //
 // Log-ins are collected: what comes while one call is under way goes out with
-// the next. Removals are queued; when the queue is full they are dropped and
-// the registry's sweeper finds them.
+// the next. Removals are queued; when the queue is full they are
+// dropped and counted: such a route costs pushes that meet nobody, nothing else,
+// until its key expires.
 //
 // All methods are safe for concurrent use.
 package announce

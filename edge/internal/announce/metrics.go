@@ -45,7 +45,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "starling_edge_removal_queue_capacity", Help: "Removals that may wait.",
 		}),
 		dropped: f.NewCounter(prometheus.CounterOpts{
-			Name: "starling_edge_removal_queue_dropped_total", Help: "Removals left to the sweeper because the queue was full.",
+			Name: "starling_edge_removal_queue_dropped_total", Help: "Removals not made because the queue was full; their routes stay until they expire.",
 		}),
 	}
 }
