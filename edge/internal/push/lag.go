@@ -3,10 +3,10 @@ package push
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/starling-im/starling/edge/internal/roster"
+	"github.com/starling-im/starling/edge/internal/session"
 )
 
 const (
@@ -17,53 +17,47 @@ const (
 )
 
 // LagAll has LagRun tell all sessions that they may have missed anything.
-func (s *Server) LagAll() {
-	s.lagMu.Lock()
-	s.lagging = true
-	s.lagMu.Unlock()
-	select {
-	case s.lagWake <- struct{}{}:
-	default:
-	}
-}
+func (s *Server) LagAll() { signal(s.lagWake) }
 
 // LagRun tells sessions after LagAll, paced, until ctx ends. Where changes of
-// groups were lost it first reads each session's groups again.
+// groups were lost it first reads each session's groups again; those whose
+// groups could not be read are tried again by themselves, so that nobody syncs
+// twice for one loss.
 func (s *Server) LagRun(ctx context.Context) {
+	var behind []*roster.Member
 	for {
+		var again <-chan time.Time
+		if len(behind) > 0 {
+			again = time.After(lagAgain)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.lagWake:
-		}
-		s.lagMu.Lock()
-		due := s.lagging
-		s.lagging = false
-		s.lagMu.Unlock()
-		if !due {
-			continue
-		}
-		if !s.lagEach(ctx, s.roster.All(nil)) {
-			if !pause(ctx, lagAgain) {
-				return
-			}
-			s.LagAll()
+			behind = s.lagEach(ctx, s.roster.All(nil))
+		case <-again:
+			behind = s.lagEach(ctx, behind)
 		}
 	}
 }
 
-// lagEach tells the sessions a wave at a time. False: some are still stale, or
-// ctx ended.
-func (s *Server) lagEach(ctx context.Context, ms []*roster.Member) bool {
-	var behind atomic.Bool
+// lagEach tells the sessions a wave at a time and returns those whose groups
+// could not be read, which are not told.
+func (s *Server) lagEach(ctx context.Context, ms []*roster.Member) (behind []*roster.Member) {
+	var mu sync.Mutex
 	for len(ms) > 0 {
 		wave := ms[:min(lagWave, len(ms))]
 		ms = ms[len(wave):]
 		var wg sync.WaitGroup
 		for _, m := range wave {
 			wg.Go(func() {
+				if m.Session.State() == session.Closing {
+					return
+				}
 				if s.roster.Stale(m) && !s.groups.Regroup(ctx, m) {
-					behind.Store(true)
+					mu.Lock()
+					defer mu.Unlock()
+					behind = append(behind, m)
 					return
 				}
 				m.Session.Lag()
@@ -72,10 +66,10 @@ func (s *Server) lagEach(ctx context.Context, ms []*roster.Member) bool {
 		}
 		wg.Wait()
 		if len(ms) > 0 && !pause(ctx, lagStep) {
-			return false
+			return nil // the edge ends
 		}
 	}
-	return !behind.Load()
+	return behind
 }
 
 // pause waits. False: ctx ended.

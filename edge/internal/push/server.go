@@ -68,9 +68,7 @@ type Server struct {
 	gate      sync.RWMutex
 	receivers sync.WaitGroup
 
-	lagMu   sync.Mutex
-	lagWake chan struct{}
-	lagging bool // somebody is to be told
+	lagWake chan struct{} // holds a value when all sessions are to be told
 
 	mu       sync.Mutex
 	streams  map[*stream]struct{}

@@ -98,7 +98,7 @@ type rig struct {
 	recounted []wire.GroupID
 	left      []roster.Left
 	regrouped int
-	deaf      bool // groups cannot be read
+	deaf      map[wire.UserID]bool // whose groups cannot be read
 }
 
 func (r *rig) locked(f func()) {
@@ -124,7 +124,7 @@ func (r *rig) Unsettled() bool {
 func (r *rig) Regroup(_ context.Context, m *roster.Member) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.deaf {
+	if r.deaf[m.User] {
 		return false
 	}
 	r.regrouped++
@@ -461,36 +461,49 @@ func TestGroupChanges(t *testing.T) {
 	}
 }
 
-// After a loss everybody is told, paced, and groups are read again first.
+// After a loss everybody is told once, paced, and only once their groups are
+// read again.
 func TestLostIsToldToAllPaced(t *testing.T) {
 	r := start(t)
-	const n = 300
-	var socks []*sock
+	const n, told = 300, `{"op":"lagged","body":{}}`
+	socks := map[wire.UserID]*sock{}
+	r.deaf = map[wire.UserID]bool{}
 	for i := range n {
-		_, k := r.open(wire.UserID(fmt.Sprintf("u%d", i)), "g")
-		socks = append(socks, k)
+		user := wire.UserID(fmt.Sprintf("u%d", i))
+		_, socks[user] = r.open(user, "g")
+		r.deaf[user] = i%2 == 0
 	}
-	r.locked(func() { r.deaf = true })
 	lost := frame(1, 9)
 	lost.Lost = true
 	began := time.Now()
 	r.job().push(lost)
-	time.Sleep(50 * time.Millisecond)
-	for _, k := range socks {
-		if k.has("lagged") > 0 {
+	for user, k := range socks {
+		if !r.deaf[user] {
+			eventually(t, "who can be told is told", func() bool { return k.has(told) > 0 })
+		}
+	}
+	if took := time.Since(began); took < time.Duration(n/lagWave/2-1)*lagStep {
+		t.Errorf("%d sessions are told within %v", n/2, took)
+	}
+	for user, k := range socks {
+		if r.deaf[user] && k.has("lagged") > 0 {
 			t.Fatal("a session is told before its groups could be read")
 		}
 	}
-	r.locked(func() { r.deaf = false })
+	r.locked(func() { r.deaf = nil })
 	for _, k := range socks {
-		eventually(t, "everybody is told", func() bool { return k.has(`{"op":"lagged","body":{}}`) == 1 })
+		eventually(t, "everybody is told", func() bool { return k.has(told) > 0 })
 	}
-	if took := time.Since(began); took < time.Duration(n/lagWave-1)*lagStep {
-		t.Errorf("%d sessions are told within %v", n, took)
+	for user, k := range socks {
+		if got := k.has("lagged"); got != 1 {
+			t.Errorf("%s is told %d times", user, got)
+		}
 	}
-	if r.regrouped < n {
-		t.Errorf("groups of %d are read again, want %d", r.regrouped, n)
-	}
+	r.locked(func() {
+		if r.regrouped != n {
+			t.Errorf("groups are read again %d times for %d sessions", r.regrouped, n)
+		}
+	})
 }
 
 // Nothing is left out silently: what a slow session does not get is named.
