@@ -360,11 +360,7 @@ func TestRefusesToStart(t *testing.T) {
 	}
 	quiet := "STARLING_LOG_LEVEL=error"
 	free := func() []string {
-		var env []string
-		for i, port := range freePorts(t, 7) {
-			key := []string{"LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN"}[i]
-			env = append(env, fmt.Sprintf("STARLING_%s_ADDR=127.0.0.1:%d", key, port))
-		}
+		env, _, _ := addresses(t)
 		return append(env, quiet)
 	}
 	code, out := run(free(), "-data", s.Dir)

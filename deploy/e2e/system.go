@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -46,19 +45,11 @@ type System struct {
 // with the test.
 func Start(t testing.TB, binary string) *System {
 	t.Helper()
-	ports := freePorts(t, 7)
-	addr := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
-	s := &System{
-		Binary: binary, Dir: t.TempDir(),
-		API: "http://" + addr(0), WS: "ws://" + addr(1) + "/ws",
-	}
+	env, api, ws := addresses(t)
+	s := &System{Binary: binary, Dir: t.TempDir(), API: "http://" + api, WS: "ws://" + ws + "/ws"}
 	// The settings of the test are not the system's.
 	environ := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "STARLING_") })
-	s.env = append(environ,
-		"STARLING_LOGIC_HTTP_ADDR="+addr(0), "STARLING_EDGE_LISTEN_ADDR="+addr(1),
-		"STARLING_LOGIC_GRPC_ADDR="+addr(2), "STARLING_EDGE_GRPC_ADDR="+addr(3),
-		"STARLING_LOGIC_ADMIN_ADDR="+addr(4), "STARLING_EDGE_ADMIN_ADDR="+addr(5), "STARLING_JOB_ADMIN_ADDR="+addr(6),
-		"STARLING_LOG_LEVEL=warn")
+	s.env = append(append(environ, env...), "STARLING_LOG_LEVEL=warn")
 	s.Up(t)
 	t.Cleanup(func() {
 		s.Stop(t)
@@ -235,18 +226,4 @@ func Eventually(t testing.TB, within time.Duration, what string, check func() er
 		}
 		<-tick.C
 	}
-}
-
-func freePorts(t testing.TB, n int) []int {
-	t.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-	}
-	return ports
 }
