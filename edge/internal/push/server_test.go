@@ -327,6 +327,7 @@ func TestRepeatsAreDroppedWhoeverSendsThem(t *testing.T) {
 // without a repeat or a hole.
 func TestTwoStreamsOfOnePartition(t *testing.T) {
 	r := start(t)
+	r.env.Limits.QueueBytes = 1 << 20 // one stream may queue all while the other one's write is held up
 	_, bob := r.open("bob")
 	const n = 500
 	var wg sync.WaitGroup
