@@ -48,9 +48,9 @@ func (t *turn) redoEffects(ctx context.Context, it *item) (err error) {
 		if o.Code == wire.CodeInternal {
 			it.err = errSetAside
 		}
-		it.reply(wire.OpRefused, it.refused(o.Code))
+		it.replyRefused(wire.MsgID(it.rec.GetId()), o.Code)
 	case o.Hash != it.rec.GetHash():
-		it.reply(wire.OpRefused, it.refused(wire.CodeConflict))
+		it.replyRefused(wire.MsgID(it.rec.GetId()), wire.CodeConflict)
 	default:
 		it.answerRepeat(o)
 	}

@@ -43,7 +43,7 @@ func (it *item) answerRepeat(first store.Outcome) {
 	switch {
 	case first.ID == wire.MsgID(it.rec.GetId()):
 	case first.Code != "":
-		it.reply(wire.OpRefused, wire.Refused{ClientID: it.key.ClientID, ID: first.ID, Conv: it.key.Conv, Code: first.Code})
+		it.replyRefused(first.ID, first.Code)
 	case it.rec.GetSend() != nil:
 		it.reply(wire.OpSendAck, wire.SendAck{ClientID: it.key.ClientID, ID: first.ID, Conv: it.key.Conv, TS: first.TS})
 	}
@@ -59,15 +59,26 @@ func (t *turn) decide(it *item, code wire.Code, seq, n int64) {
 	t.out.Outcomes = append(t.out.Outcomes, o)
 }
 
-// refusal keeps a refusal for the sender's next sync and tells its connection.
+// refusal keeps the refusal of a send for the sender's next sync and tells its
+// connection. Who commands, recalls or edits had no send_ack to take back: it
+// waits for the verdict.
 func (t *turn) refusal(it *item, code wire.Code) {
-	r := it.refused(code)
+	if it.rec.GetSend() == nil {
+		return
+	}
+	r := it.refused(wire.MsgID(it.rec.GetId()), code)
 	t.out.Refusals = append(t.out.Refusals, store.Refusal{User: it.key.From, Refused: r, TS: it.TS})
-	it.reply(wire.OpRefused, r)
+	it.replyRefused(r.ID, code)
 }
 
-func (it *item) refused(code wire.Code) wire.Refused {
-	return wire.Refused{ClientID: it.key.ClientID, ID: wire.MsgID(it.rec.GetId()), Conv: it.key.Conv, Code: code}
+func (it *item) refused(id wire.MsgID, code wire.Code) wire.Refused {
+	return wire.Refused{ClientID: it.key.ClientID, ID: id, Conv: it.key.Conv, Code: code}
+}
+
+func (it *item) replyRefused(id wire.MsgID, code wire.Code) {
+	if it.rec.GetSend() != nil {
+		it.reply(wire.OpRefused, it.refused(id, code))
+	}
 }
 
 // reply speaks to the connection that sent the record, if one did.
