@@ -198,6 +198,37 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
+// A retry of a send that was acknowledged and then refused learns of it.
+func TestRepeatOfARefusedSend(t *testing.T) {
+	f := setup(t)
+	f.command(t, "alice", "team", &recordpb.Command{Kind: recordpb.Command_CREATE, Users: []string{"bob"}})
+	f.log.Hold(true)
+	removed, err := f.Submit(t.Context(), &recordpb.Record{Conv: "g:team", From: "alice", Hash: 1, Body: &recordpb.Record_Command{
+		Command: &recordpb.Command{Kind: recordpb.Command_REMOVE, Users: []string{"bob"}},
+	}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acked := make(chan answer, 1)
+	f.Send(t.Context(), []Request{{From: "bob", Body: toGroup("team", "c1"), Done: func(a *wire.SendAck, e *wire.Error) { acked <- answer{a, e} }}})
+	f.log.Hold(false)
+	if a := <-acked; a.Err != nil {
+		t.Fatalf("not acknowledged: %v", a.Err)
+	}
+	if err := removed.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.log.Flush(t.Context())
+	f.acked(t, "g:team", "bob", "c1")
+	again := f.sendAll(t, "bob", toGroup("team", "c1"))[0]
+	if again.Err == nil || again.Err.Code != wire.CodeNotMember || again.Err.ClientID != "c1" {
+		t.Errorf("the retry: %+v %v", again.Ack, again.Err)
+	}
+	if other := f.sendAll(t, "bob", wire.Send{Group: "team", ClientID: "c1", Type: wire.TypeText, Content: "other"})[0]; other.Err == nil || other.Err.Code != wire.CodeConflict {
+		t.Errorf("other content: %+v %v", other.Ack, other.Err)
+	}
+}
+
 // A retry of a send whose fate is not known is produced again, under the first id.
 func TestRetryBeforeTheAck(t *testing.T) {
 	f := setup(t)

@@ -143,11 +143,12 @@ func memberships(work []*send) []registry.Membership {
 // emptied between two attempts holds the later one's id and content: what the
 // store knows of the first goes before it.
 func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved) {
+	var refused wire.Code
 	if !r.First && (r.Hash != w.hash || r.Acked > 0) {
 		o, err := s.d.Store.Outcome(ctx, store.OutcomeKey{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID})
 		switch {
 		case err == nil && s.d.Now().UnixMilli()-o.TS < repeatWindow.Milliseconds():
-			r = registry.Reserved{ID: o.ID, Hash: o.Hash, Acked: o.TS}
+			r, refused = registry.Reserved{ID: o.ID, Hash: o.Hash, Acked: o.TS}, o.Code
 		case err != nil && !errors.Is(err, store.ErrNotFound):
 			s.d.Metrics.looks.WithLabelValues("store").Inc()
 		}
@@ -157,6 +158,8 @@ func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved)
 	case r.First:
 	case r.Hash != w.hash:
 		s.fail(w, refuse(wire.CodeConflict, "this client_id was used for another message", w.Body.ClientID))
+	case refused != "":
+		s.fail(w, refuse(refused, "the first send under this client_id was acknowledged, then refused", w.Body.ClientID))
 	case r.Acked > 0:
 		w.over = true
 		s.d.Metrics.sends.WithLabelValues("repeat").Inc()
