@@ -22,7 +22,7 @@ func Migrate(ctx context.Context, std process.IO) error {
 	cfg := &p.backend.MySQL
 	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
 		if cfg.DSN.Reveal() == "" {
-			return nil
+			return p.validateFolder()
 		}
 		return cfg.Validate()
 	})
@@ -32,7 +32,7 @@ func Migrate(ctx context.Context, std process.IO) error {
 	where := "mysql"
 	if cfg.DSN.Reveal() == "" {
 		where = p.data
-		err = migrateFolder(ctx, p.data, *cfg)
+		err = migrateFolder(ctx, p.folder(nil), *cfg)
 	} else {
 		err = sqlstore.Migrate(ctx, *cfg)
 	}
@@ -47,8 +47,8 @@ func Migrate(ctx context.Context, std process.IO) error {
 
 // migrateFolder takes the folder's lock by starting its services, so that no
 // running server has it open.
-func migrateFolder(ctx context.Context, dir string, cfg sqlstore.Config) (err error) {
-	services, err := embedded.Start(ctx, embedded.Config{Dir: dir})
+func migrateFolder(ctx context.Context, folder embedded.Config, cfg sqlstore.Config) (err error) {
+	services, err := embedded.Start(ctx, folder)
 	if err != nil {
 		return fmt.Errorf("take the data folder: %w", err)
 	}

@@ -82,10 +82,7 @@ func (p *Program) Validate() error {
 	var errs []error
 	switch {
 	case pl.embedded:
-		if p.data == "" {
-			errs = append(errs, errors.New("data: empty; name the folder that keeps the data"))
-		}
-		errs = append(errs, p.withEmbedded([]string{"127.0.0.1:1"}, "127.0.0.1:1", "starling.db").Validate())
+		errs = append(errs, p.validateFolder())
 	case pl.need.kafka:
 		errs = append(errs, p.backend.Validate())
 	default:
@@ -103,6 +100,15 @@ func (p *Program) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// validateFolder checks what the embedded services take of the settings.
+func (p *Program) validateFolder() error {
+	err := p.withEmbedded([]string{"127.0.0.1:1"}, "127.0.0.1:1", "starling.db").Validate()
+	if p.data == "" {
+		return errors.Join(errors.New("data: empty; name the folder that keeps the data"), err)
+	}
+	return err //nolint:wrapcheck // names its keys
 }
 
 // withEmbedded is the backend's settings with the embedded services' addresses.
@@ -127,7 +133,7 @@ func (p *Program) Build(ctx context.Context, env *process.Env) error {
 			return err
 		}
 	} else if p.auth.JWKS != "" {
-		if keys, err = p.auth.Keyring(); err != nil {
+		if keys, err = p.keyring(); err != nil {
 			return err
 		}
 	}
@@ -142,12 +148,17 @@ func (p *Program) Build(ctx context.Context, env *process.Env) error {
 	return nil
 }
 
+// folder is the data folder as the settings want it.
+func (p *Program) folder(log *zap.Logger) embedded.Config {
+	return embedded.Config{
+		Dir: p.data, Partitions: int32(p.backend.Kafka.Partitions), Retention: p.backend.Kafka.Retention, Log: log,
+	}
+}
+
 // startEmbedded takes the data folder and returns its keys and the settings
 // that lead to its services.
 func (p *Program) startEmbedded(ctx context.Context, env *process.Env) (*token.Keyring, *backend.Config, error) {
-	services, err := embedded.Start(ctx, embedded.Config{
-		Dir: p.data, Partitions: int32(p.backend.Kafka.Partitions), Retention: p.backend.Kafka.Retention, Log: env.Log.Named("embedded"),
-	})
+	services, err := embedded.Start(ctx, p.folder(env.Log.Named("embedded")))
 	if err != nil {
 		return nil, nil, fmt.Errorf("start the embedded services: %w", err)
 	}
@@ -157,11 +168,24 @@ func (p *Program) startEmbedded(ctx context.Context, env *process.Env) (*token.K
 	if err := sqlstore.Migrate(ctx, be.MySQL); err != nil {
 		return nil, nil, fmt.Errorf("migrate the store: %w", err)
 	}
-	keys, err := token.LoadOrCreate(p.data)
+	keys, err := p.keyring()
 	if err != nil {
-		return nil, nil, fmt.Errorf("data: %w", err)
+		return nil, nil, err
 	}
 	return keys, be, nil
+}
+
+// keyring returns the keys of auth.jwks, else the data folder's, made where
+// there are none.
+func (p *Program) keyring() (*token.Keyring, error) {
+	if p.auth.JWKS != "" {
+		return p.auth.Keyring() //nolint:wrapcheck // names its key
+	}
+	keys, err := token.LoadOrCreate(p.data)
+	if err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	return keys, nil
 }
 
 // register adds the tiers of the plan over one set of connections.

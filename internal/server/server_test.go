@@ -75,7 +75,7 @@ func TestToken(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	var out bytes.Buffer
 	err := Token(process.IO{
-		Args:   []string{"-data", dir, "-user", "alice", "-device=web-1", "-role", "admin", "-role", "user,admin", "-ttl", "1h"},
+		Args:   []string{"-data", dir, "-user", "alice", "-device=web-1", "-role", "user,admin,user", "-ttl", "1h"},
 		Stdout: &out,
 	})
 	if err != nil {

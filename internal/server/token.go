@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/starling-im/starling/common/config"
@@ -15,73 +14,77 @@ import (
 	"github.com/starling-im/starling/internal/process"
 )
 
-// roles is a flag that may be repeated, each time with a comma list.
-type roles []string
+// request is what a token is asked for with.
+type request struct {
+	user, device string
+	ttl          time.Duration
+	roles        config.Strings
+}
 
-// String is asked by package flag.
-func (r *roles) String() string { return strings.Join(*r, ",") }
+func (r *request) RegisterFlags(fs *flag.FlagSet) {
+	fs.StringVar(&r.user, "user", "", "the user")
+	fs.StringVar(&r.device, "device", "", "the device that the token binds; empty binds none")
+	fs.DurationVar(&r.ttl, "ttl", 24*time.Hour, "how long the token is good")
+	fs.Var(&r.roles, "role", "comma list of user, operator, admin, service (default user)")
+}
 
-// Set adds to the list.
-func (r *roles) Set(v string) error {
-	var more config.Strings
-	if err := more.Set(v); err != nil {
-		return err
+func (r *request) validate() error {
+	var errs []error
+	if !wire.ValidID(r.user) {
+		errs = append(errs, fmt.Errorf("user: %q is no user id; give -user with 1 to 64 of A-Z a-z 0-9 . _ @ -", r.user))
 	}
-	*r = append(*r, more...)
-	return nil
+	if r.device != "" && !wire.ValidID(r.device) {
+		errs = append(errs, fmt.Errorf("device: %q is no device id; give -device with 1 to 64 of A-Z a-z 0-9 . _ @ -", r.device))
+	}
+	if r.ttl <= 0 {
+		errs = append(errs, fmt.Errorf("ttl: %v is not positive; give for example -ttl 24h", r.ttl))
+	}
+	for _, role := range r.roles {
+		if !token.ValidRole(role) {
+			errs = append(errs, fmt.Errorf("role: %q is none; use user, operator, admin or service", role))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Token is `starling token`: it prints one line, a token signed with the key
-// of a data folder (made if there is none).
+// that the server of the same settings checks with.
 func Token(std process.IO) error {
-	fs := flag.NewFlagSet("starling token", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	var rs roles
-	dir := fs.String("data", "./data", "data `folder` with the key; made if it is missing")
-	user := fs.String("user", "", "the user")
-	device := fs.String("device", "", "the device that the token binds; empty binds none")
-	ttl := fs.Duration("ttl", 24*time.Hour, "how long the token is good")
-	fs.Var(&rs, "role", "user, operator, admin or service; repeatable or a comma list (default user)")
-	if err := fs.Parse(std.Args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fs.SetOutput(std.Stdout)
-			fs.PrintDefaults()
-			return nil
-		}
-		return config.Invalid(fmt.Errorf("token: %w; see starling token -h", err))
+	p, r := &Program{}, &request{}
+	fs, _ := process.Flags("starling token", p)
+	r.RegisterFlags(fs)
+	err := config.Load(fs, std.Args, std.Environ)
+	if errors.Is(err, flag.ErrHelp) {
+		return tokenHelp(std.Stdout)
 	}
-	var errs []error
-	if fs.NArg() > 0 {
-		errs = append(errs, fmt.Errorf("argument %q: not expected here; settings are written -name=value", fs.Arg(0)))
-	}
-	if !wire.ValidID(*user) {
-		errs = append(errs, fmt.Errorf("user: %q is no user id; give -user with 1 to 64 of A-Z a-z 0-9 . _ @ -", *user))
-	}
-	if *device != "" && !wire.ValidID(*device) {
-		errs = append(errs, fmt.Errorf("device: %q is no device id; give -device with 1 to 64 of A-Z a-z 0-9 . _ @ -", *device))
-	}
-	if *ttl <= 0 {
-		errs = append(errs, fmt.Errorf("ttl: %v is not positive; give for example -ttl 24h", *ttl))
-	}
-	for _, r := range rs {
-		if !token.ValidRole(r) {
-			errs = append(errs, fmt.Errorf("role: %q is none; use user, operator, admin or service", r))
-		}
-	}
-	if err := config.Invalid(errs...); err != nil {
+	if err := config.Invalid(err, r.validate()); err != nil {
 		return err
 	}
-	keys, err := token.LoadOrCreate(*dir)
+	keys, err := p.keyring()
 	if err != nil {
-		return fmt.Errorf("data: %w", err)
+		return err
 	}
-	slices.Sort(rs)
-	raw, err := keys.Mint(token.Claims{User: wire.UserID(*user), Device: wire.DeviceID(*device), Roles: slices.Compact(rs)}, *ttl)
+	slices.Sort(r.roles)
+	raw, err := keys.Mint(token.Claims{
+		User: wire.UserID(r.user), Device: wire.DeviceID(r.device), Roles: slices.Compact(r.roles),
+	}, r.ttl)
 	if err != nil {
 		return fmt.Errorf("make the token: %w", err)
 	}
 	if _, err := fmt.Fprintln(std.Stdout, raw); err != nil {
 		return fmt.Errorf("print the token: %w", err)
 	}
+	return nil
+}
+
+// tokenHelp names the few settings that matter here.
+func tokenHelp(out io.Writer) error {
+	fs := flag.NewFlagSet("starling token", flag.ContinueOnError)
+	fs.SetOutput(out)
+	(&request{}).RegisterFlags(fs)
+	if _, err := fmt.Fprintln(out, "Usage of starling token (-config, -data and -auth.jwks as for the server say whose key signs):"); err != nil {
+		return fmt.Errorf("write the help: %w", err)
+	}
+	fs.PrintDefaults()
 	return nil
 }
