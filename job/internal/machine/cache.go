@@ -112,6 +112,17 @@ func (d *draft) known(u wire.UserID) (store.Member, bool) {
 	return store.Member{User: u}, d.base.full
 }
 
+// unknown returns those of users that the store must be asked for.
+func (d *draft) unknown(users []wire.UserID) []wire.UserID {
+	var out []wire.UserID
+	for _, u := range users {
+		if _, ok := d.known(u); !ok {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
 func (d *draft) set(m store.Member) {
 	d.delta[m.User] = m
 	d.active = nil

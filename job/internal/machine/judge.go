@@ -146,24 +146,20 @@ func (t *turn) loadAll(ctx context.Context, d *draft) error {
 	return nil
 }
 
-// loadSome asks for the users that the draft does not know.
+// loadSome asks for the users that the draft does not know; then all are known.
 func (t *turn) loadSome(ctx context.Context, d *draft, users []wire.UserID) error {
-	var unknown []wire.UserID
-	for _, u := range users {
-		if _, ok := d.known(u); !ok {
-			unknown = append(unknown, u)
-		}
-	}
+	unknown := d.unknown(users)
 	if len(unknown) == 0 {
 		return nil
+	}
+	if len(d.base.members) > maxKnownMembers {
+		d.base.members = make(map[wire.UserID]store.Member)
+		unknown = d.unknown(users)
 	}
 	t.m.met.lookups.WithLabelValues("intervals", "store").Add(float64(len(unknown)))
 	found, err := t.m.st.Intervals(ctx, d.base.head.ID, unknown)
 	if err != nil {
 		return fmt.Errorf("read intervals of %s: %w", d.head.Conv, err)
-	}
-	if len(d.base.members) > maxKnownMembers {
-		d.base.members = make(map[wire.UserID]store.Member)
 	}
 	for _, u := range unknown {
 		d.base.members[u] = store.Member{User: u} // none, unless one is found

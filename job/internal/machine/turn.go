@@ -91,7 +91,7 @@ func (m *Machine) run(ctx context.Context, es []record.Entry, aside asides, res 
 			return err
 		case done:
 			return nil
-		} // else some were fenced out: the rest again
+		} // else some were fenced out, or are further than thought: the rest again
 	}
 	return nil
 }
@@ -109,10 +109,7 @@ func (m *Machine) commit(ctx context.Context, t *turn, res *Result) (done bool, 
 			return false, fmt.Errorf("commit turn: %w", err)
 		}
 		if len(fenced) > 0 {
-			for _, p := range fenced {
-				m.fence(p, res)
-			}
-			return false, nil
+			return false, m.notPassed(ctx, fenced, res)
 		}
 		t.merge()
 	}
@@ -124,6 +121,28 @@ func (m *Machine) commit(ctx context.Context, t *turn, res *Result) (done bool, 
 			zap.Int64("offset", t.poison[i].Entry.Offset), zap.Error(t.poison[i].Err))
 	}
 	return true, nil
+}
+
+// notPassed takes what the guard did not let pass. Another epoch is another
+// owner's, and the partition is fenced; but ours with another applied offset is
+// a commit of our own whose answer was lost and which arrived only now.
+func (m *Machine) notPassed(ctx context.Context, ids []record.PartitionID, res *Result) error {
+	was := make(map[record.PartitionID]int64, len(ids))
+	for _, id := range ids {
+		if p := m.parts[id]; p != nil {
+			was[id], p.stale = p.applied, true
+			p.forget()
+		}
+	}
+	if err := m.refresh(ctx, res); err != nil {
+		return fmt.Errorf("commit turn: a guard did not let it pass: %w", err)
+	}
+	for id, applied := range was {
+		if p := m.parts[id]; p != nil && p.applied == applied {
+			return fmt.Errorf("commit turn: the guard of %v stands at %d as before, and did not let it pass", id, applied)
+		}
+	}
+	return nil
 }
 
 // turn is one transaction in the making. All it changes are drafts and its own

@@ -37,6 +37,7 @@ func (s *jobStore) call(f func() error) error {
 }
 
 func (s *jobStore) Claim(ctx context.Context, p record.PartitionID, topicID string, first int64) (st store.PartitionState, err error) {
+	s.j.w.land()
 	err = s.call(func() error {
 		st, err = s.Machine.Claim(ctx, p, topicID, first)
 		return err
@@ -155,6 +156,12 @@ func (s *jobStore) Commit(ctx context.Context, t *store.Turn) (fenced []record.P
 		t.Refusals = nil
 	default:
 	}
+	w.land()
+	if w.bug == noBug && !w.calm && w.chance(1) {
+		w.tell("%s: a commit is on its way while its answer is lost", s.j.name)
+		w.flight = t
+		return nil, fmt.Errorf("on its way: %w", errFault)
+	}
 	err = s.call(func() error {
 		fenced, err = s.Machine.Commit(ctx, t)
 		return err
@@ -163,6 +170,15 @@ func (s *jobStore) Commit(ctx context.Context, t *store.Turn) (fenced []record.P
 		s.before, s.states = nil, nil
 	}
 	return fenced, err
+}
+
+// land lets a commit through whose answer was lost: it holds the rows' locks, so
+// it is done before any other write of them, but later than any read.
+func (w *world) land() {
+	if w.flight != nil {
+		_, _ = w.st.Commit(context.Background(), w.flight)
+		w.flight = nil
+	}
 }
 
 // late commits what should have been before its effects (bugActBeforeCommit).

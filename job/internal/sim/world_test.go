@@ -55,6 +55,7 @@ type world struct {
 	calm                         bool  // no more faults
 	stale                        bool  // the index was stale in this schedule: pushes may be missing
 	outbox                       int
+	flight                       *store.Turn // a commit that has not arrived yet, though its answer was given up
 	limits                       *recordpb.Limits
 	story                        []string
 	err                          error
