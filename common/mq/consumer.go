@@ -113,7 +113,7 @@ func (x *consumer) Run(ctx context.Context, o Owner) error {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run{
 		consumer: x, ctx: ctx, owner: o, batches: make(chan []record.Entry), done: make(chan error, 1),
-		next: map[record.PartitionID]int64{},
+		next: map[record.PartitionID]int64{}, declined: map[record.PartitionID]struct{}{},
 	}
 	var work sync.WaitGroup
 	work.Go(r.hand)

@@ -29,8 +29,9 @@ type run struct {
 	buf     []record.Entry
 	over    bool // the owner is told nothing more
 
-	next    map[record.PartitionID]int64 // owned partitions, next offset to hand over
-	counted time.Time                    // when the lag was shown last
+	next     map[record.PartitionID]int64    // owned partitions, next offset to hand over
+	declined map[record.PartitionID]struct{} // assigned, but not taken
+	counted  time.Time                       // when the lag was shown last
 }
 
 // hand calls the owner, one batch at a time.
@@ -226,28 +227,35 @@ func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 		if r.err == nil && !r.ending() {
 			r.err = r.assigned(ev.Partitions)
 		}
-		if r.err != nil || r.ending() {
-			r.decline(ev.Partitions)
-		}
+		r.decline(ev.Partitions)
 	case kafka.RevokedPartitions:
 		if r.over {
 			return nil
 		}
-		lost := r.c.AssignmentLost()
-		r.join()
-		r.revoked(ev.Partitions, lost)
+		r.join() // may take long enough to lose them
+		r.revoked(ev.Partitions, r.c.AssignmentLost())
 	}
 	return nil
 }
 
 func (r *run) ending() bool { return r.over || r.ctx.Err() != nil }
 
-// decline takes partitions where there is nothing to read: they can't be
-// refused, and go back when the run ends, which is about to happen. Left to
-// the client they would be read from the committed offset, or fail without one.
+// decline takes partitions that the owner did not, because the run is about to
+// end: they can't be refused, and go back with the membership. Left to the
+// client they would be read from the committed offset, or fail without one.
 func (r *run) decline(tps []kafka.TopicPartition) {
+	r.mu.Lock()
+	tps = slices.DeleteFunc(slices.Clone(tps), func(tp kafka.TopicPartition) bool {
+		_, taken := r.committed[idOf(tp)]
+		return taken
+	})
+	r.mu.Unlock()
+	if len(tps) == 0 {
+		return
+	}
 	for i := range tps {
 		tps[i].Offset = kafka.OffsetEnd
+		r.declined[idOf(tps[i])] = struct{}{}
 	}
 	if err := r.c.IncrementalAssign(tps); err != nil {
 		r.log.Debug("decline partitions", zap.Error(err))
@@ -334,12 +342,17 @@ func (r *run) lookOnce(tps []kafka.TopicPartition) ([]Assignment, error) {
 }
 
 func (r *run) revoked(tps []kafka.TopicPartition, lost bool) {
-	ps := make([]record.PartitionID, len(tps))
-	for i, tp := range tps {
-		ps[i] = idOf(tp)
+	ps := make([]record.PartitionID, 0, len(tps))
+	for _, tp := range tps {
+		if _, ok := r.declined[idOf(tp)]; !ok {
+			ps = append(ps, idOf(tp))
+		}
+		delete(r.declined, idOf(tp))
 	}
 	r.buf = slices.DeleteFunc(r.buf, func(e record.Entry) bool { return slices.Contains(ps, e.PartitionID) })
-	r.owner.Revoked(ps, lost) // may Commit
+	if len(ps) > 0 {
+		r.owner.Revoked(ps, lost) // may Commit
+	}
 	r.forget(ps, lost)
 	event := "revoked"
 	if lost {
@@ -395,5 +408,5 @@ func (r *run) leave() {
 func (r *run) unsettled() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.committed)+len(r.unsure) > 0
+	return len(r.committed)+len(r.unsure)+len(r.declined) > 0
 }

@@ -35,7 +35,8 @@ type Assignment struct {
 // and only while Consumer.Run runs; a partition is revoked before it is
 // assigned elsewhere, unless it was lost.
 type Owner interface {
-	// Assigned returns where to start each partition.
+	// Assigned returns where to start each partition. An error ends the run:
+	// then the owner has none of these, and is not told that they leave.
 	Assigned(ctx context.Context, as []Assignment) (map[record.PartitionID]int64, error)
 	// Revoked: finish nothing more; lost says that another owner may already work.
 	Revoked(ps []record.PartitionID, lost bool)
@@ -47,7 +48,8 @@ type Owner interface {
 
 // Consumer reads the log as a member of a group.
 type Consumer interface {
-	// Run polls until ctx ends or the owner fails.
+	// Run polls until ctx ends or the owner fails. After its end it may be
+	// called again: the member joins the group anew.
 	Run(ctx context.Context, o Owner) error
 	// Commit stores the next offset to read per partition (asynchronously, each
 	// second and when partitions leave; only grows; ignored for partitions not

@@ -19,6 +19,7 @@ type metrics struct {
 	owned              prometheus.Gauge
 	retries            prometheus.Counter
 	fenced             prometheus.Counter
+	rejoins            prometheus.Counter
 	poison             prometheus.Counter
 	deadLetterFailures prometheus.Counter
 	appliedOffset      *prometheus.GaugeVec
@@ -58,6 +59,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		fenced: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_job_fenced_total", Help: "Partitions let go of because another owner had claimed them.",
 		}),
+		rejoins: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_job_rejoins_total", Help: "Times the group was left and joined again to claim partitions anew.",
+		}),
 		poison: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_job_set_aside_total", Help: "Records that could not be applied.",
 		}),
@@ -73,12 +77,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 }
 
-func (m *metrics) applied(es []record.Entry) {
+// applied shows how far the partitions are; those of others were passed over.
+func (m *metrics) applied(es []record.Entry, owns func(record.PartitionID) bool) {
 	last := make(map[record.PartitionID]int64)
 	for i := range es {
 		last[es[i].PartitionID] = es[i].Offset
 	}
 	for p, offset := range last {
+		if !owns(p) {
+			continue
+		}
 		m.appliedOffset.WithLabelValues(p.Topic, strconv.Itoa(int(p.Number))).Set(float64(offset))
 	}
 }

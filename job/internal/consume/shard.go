@@ -14,6 +14,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,18 +78,14 @@ type Shard struct {
 	work      chan job // to the actor
 	actorDone chan struct{}
 
-	mu    sync.Mutex // guards owned against commit, and trouble
+	mu    sync.Mutex // guards owned against commit, and what follows
 	owned map[record.PartitionID]struct{}
+	// fenced are partitions that the group still gives to us, and since when
+	// another owner has them.
+	fenced map[record.PartitionID]time.Time
+	leave  context.CancelCauseFunc // ends this membership of the group
 	// trouble is why records wait, nil while they don't.
 	trouble error
-}
-
-// job is one thing for the actor, in order: the effects of a turn, partitions
-// to release, or a note that it has come this far.
-type job struct {
-	effects []machine.Effects
-	release []record.PartitionID
-	reached chan<- struct{}
 }
 
 // NewShard returns a shard that has not begun.
@@ -97,6 +95,7 @@ func NewShard(cfg Config, d Deps) *Shard {
 		work:      make(chan job, cfg.EffectsTurns),
 		actorDone: make(chan struct{}),
 		owned:     make(map[record.PartitionID]struct{}),
+		fenced:    make(map[record.PartitionID]time.Time),
 	}
 	s.m.queueCapacity.Set(float64(cfg.EffectsTurns))
 	return s
@@ -111,8 +110,13 @@ func (s *Shard) Run(ctx context.Context) error {
 	wg.Go(func() { s.act(own) })
 	wg.Go(func() { s.commitOften(own) })
 
-	err := s.d.Consumer.Run(ctx, s)
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	err := s.member(ctx)
+	for errors.Is(err, errRejoin) && ctx.Err() == nil {
+		s.m.rejoins.Inc()
+		s.d.Log.Warn("joining the group again", zap.Error(err))
+		err = s.member(ctx)
+	}
+	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, errRejoin)) {
 		err = nil
 	}
 	drain, cancel := context.WithTimeout(own, drainTime)
@@ -131,16 +135,28 @@ func (s *Shard) Run(ctx context.Context) error {
 func (s *Shard) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.trouble == nil && len(s.fenced) > 0 {
+		return fmt.Errorf("%d partitions assigned here have another owner", len(s.fenced))
+	}
 	return s.trouble
 }
 
 // Assigned implements mq.Owner: it claims the partitions, however often the
-// store has to be asked.
-func (s *Shard) Assigned(ctx context.Context, as []mq.Assignment) (map[record.PartitionID]int64, error) {
+// store has to be asked within claimPatience.
+func (s *Shard) Assigned(ctx context.Context, as []mq.Assignment) (_ map[record.PartitionID]int64, err error) {
 	starts := make(map[record.PartitionID]int64, len(as))
+	defer func() {
+		if err != nil && len(starts) > 0 {
+			s.Revoked(slices.Collect(maps.Keys(starts)), true)
+		}
+	}()
+	begin := time.Now()
 	for _, a := range as {
 		var start int64
-		err := s.insist(ctx, "claim partition", func() error {
+		err = s.insist(ctx, "claim partition", func() error {
+			if time.Since(begin) > claimPatience {
+				return fmt.Errorf("%w: the store does not answer", errRejoin)
+			}
 			var err error
 			start, err = s.d.Machine.Claim(ctx, a.PartitionID, a.TopicID, a.Low, a.High, a.Committed)
 			return err
@@ -152,6 +168,7 @@ func (s *Shard) Assigned(ctx context.Context, as []mq.Assignment) (map[record.Pa
 		starts[a.PartitionID] = start
 		s.mu.Lock()
 		s.owned[a.PartitionID] = struct{}{}
+		delete(s.fenced, a.PartitionID)
 		s.m.owned.Set(float64(len(s.owned)))
 		s.mu.Unlock()
 	}
@@ -168,6 +185,7 @@ func (s *Shard) Revoked(ps []record.PartitionID, lost bool) {
 	s.mu.Lock()
 	for _, p := range ps {
 		delete(s.owned, p)
+		delete(s.fenced, p)
 	}
 	s.m.owned.Set(float64(len(s.owned)))
 	s.mu.Unlock()
@@ -207,7 +225,7 @@ func (s *Shard) turn(ctx context.Context, es []record.Entry) error {
 	}
 	s.m.turnSeconds.Observe(time.Since(begin).Seconds())
 	s.m.turnRecords.Observe(float64(len(es)))
-	s.m.applied(es)
+	s.m.applied(es, s.owns)
 	s.m.recordAge.Observe(max(0, time.Since(time.UnixMilli(es[0].TS)).Seconds()))
 	for i := range res.Poison {
 		s.setAside(&res.Poison[i])
@@ -225,7 +243,7 @@ func (s *Shard) insist(ctx context.Context, what string, f func() error) error {
 		err := f()
 		s.setTrouble(err)
 		var le *machine.LogError
-		if err == nil || errors.As(err, &le) {
+		if err == nil || errors.As(err, &le) || errors.Is(err, errRejoin) {
 			return err
 		}
 		if ctx.Err() != nil { // a store may say only "interrupted"
@@ -249,96 +267,6 @@ func (s *Shard) setTrouble(err error) {
 	s.trouble = err
 }
 
-// fence lets go of partitions that have another owner by now, after what was
-// committed of them.
-func (s *Shard) fence(ctx context.Context, ps []record.PartitionID) error {
-	if len(ps) == 0 {
-		return nil
-	}
-	s.m.fenced.Add(float64(len(ps)))
-	s.mu.Lock()
-	for _, p := range ps {
-		delete(s.owned, p)
-	}
-	s.mu.Unlock()
-	return s.hand(ctx, job{release: ps})
-}
-
-// hand gives the actor work; a full queue holds up the next turn.
-func (s *Shard) hand(ctx context.Context, j job) error {
-	select {
-	case s.work <- j:
-		s.m.queueDepth.Set(float64(len(s.work)))
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("hand on effects: %w", ctx.Err())
-	}
-}
-
-// settle waits until the actor has done all that was handed to it, or ended,
-// or over says to go on without (nil: never).
-func (s *Shard) settle(over <-chan struct{}) {
-	reached := make(chan struct{}, 1)
-	select {
-	case s.work <- job{reached: reached}:
-	case <-s.actorDone:
-		return
-	case <-over:
-		return
-	}
-	select {
-	case <-reached:
-	case <-s.actorDone:
-	case <-over:
-	}
-}
-
-// act is the actor.
-func (s *Shard) act(ctx context.Context) {
-	defer close(s.actorDone)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case j := <-s.work:
-			j = s.together(j)
-			s.m.queueDepth.Set(float64(len(s.work)))
-			if len(j.effects) > 0 {
-				begin := time.Now()
-				if err := s.d.Deliverer.Act(ctx, j.effects); err != nil {
-					return // ctx ended: the next owner does them
-				}
-				s.m.effectsSeconds.Observe(time.Since(begin).Seconds())
-			}
-			for _, p := range j.release {
-				s.d.Deliverer.Release(p)
-			}
-			if j.reached != nil {
-				j.reached <- struct{}{}
-			}
-		}
-	}
-}
-
-// together takes the effects along that wait behind j: one look-up and one
-// write of caches for all. It stops at what ends a partition or waits to be
-// reached, and at a queue's worth.
-func (s *Shard) together(j job) job {
-	for range s.cfg.EffectsTurns {
-		if j.release != nil || j.reached != nil {
-			break
-		}
-		select {
-		case k := <-s.work:
-			k.effects = append(j.effects, k.effects...)
-			j = k
-		default:
-			return j
-		}
-	}
-	return j
-}
-
 // commitOften commits until ctx ends.
 func (s *Shard) commitOften(ctx context.Context) {
 	t := time.NewTicker(s.cfg.CommitInterval)
@@ -349,6 +277,7 @@ func (s *Shard) commitOften(ctx context.Context) {
 			return
 		case <-t.C:
 			s.commit()
+			s.reclaim()
 		}
 	}
 }

@@ -209,6 +209,7 @@ type rig struct {
 	d    *fakeDeliverer
 	c    *fakeConsumer
 	prod *fakeProducer
+	reg  *prometheus.Registry
 
 	cancel context.CancelFunc
 	done   chan error
@@ -221,11 +222,11 @@ func newRig(t *testing.T) *rig {
 		j: j, m: &fakeMachine{journal: j},
 		d:    &fakeDeliverer{journal: j, next: map[record.PartitionID]int64{}},
 		c:    &fakeConsumer{journal: j, steps: make(chan func(context.Context, mq.Owner) error)},
-		prod: &fakeProducer{partitions: 2},
+		prod: &fakeProducer{partitions: 2}, reg: prometheus.NewRegistry(),
 		done: make(chan error, 1),
 	}
 	r.Shard = NewShard(Config{CommitInterval: 500 * time.Millisecond, TurnRecords: 3, EffectsTurns: 1}, Deps{
-		Log: zap.NewNop(), Metrics: prometheus.NewRegistry(),
+		Log: zap.NewNop(), Metrics: r.reg,
 		Machine: r.m, Deliverer: r.d, Consumer: r.c, Producer: r.prod,
 	})
 	return r
