@@ -69,6 +69,7 @@ type Deliverer struct {
 	mu    sync.Mutex // held while a batch is pushed, so that an edge has all of it or none
 	edges map[wire.ServerID]*Edge
 	acted map[record.PartitionID]int64 // claimed partitions: effects done up to
+	begun map[record.PartitionID]int64 // of these: effects looked up for, to the edges known by then
 
 	owed     owed     // edges of groups that the index did not take; actor only
 	unplaced unplaced // joiners whose edges the index could not say; actor only
@@ -83,6 +84,7 @@ func New(cfg Config, d Deps) (*Deliverer, error) {
 		changed: make(chan struct{}, 1),
 		edges:   make(map[wire.ServerID]*Edge),
 		acted:   make(map[record.PartitionID]int64),
+		begun:   make(map[record.PartitionID]int64),
 		owed:    make(owed),
 	}
 	if err := d.Metrics.Register(&boxCollector{dl}); err != nil {
@@ -98,6 +100,7 @@ func (d *Deliverer) Claim(p record.PartitionID, start int64) (reopen []wire.Serv
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.acted[p] = start - 1
+	delete(d.begun, p)
 	for _, s := range d.serversLocked() {
 		if e := d.edges[s]; e.box.Claim(p, start-1) {
 			e.reopen()
@@ -115,6 +118,7 @@ func (d *Deliverer) Release(p record.PartitionID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.acted, p)
+	delete(d.begun, p)
 	for _, e := range d.edges {
 		e.box.Release(p)
 	}
@@ -148,7 +152,7 @@ func (d *Deliverer) Act(ctx context.Context, effects []machine.Effects) error {
 	var names route.Names
 	names.AddEffects(effects)
 	d.unplaced.ask(&names)
-	t, err := d.lookup(ctx, &names)
+	t, err := d.lookup(ctx, &names, effects)
 	if err != nil {
 		return err
 	}
@@ -177,7 +181,7 @@ func (d *Deliverer) Ephemeral(ctx context.Context, entries []*recordpb.Push) err
 			names.AddGroup(wire.GroupID(e.GetGroup()))
 		}
 	}
-	t, err := d.lookup(ctx, &names)
+	t, err := d.lookup(ctx, &names, nil)
 	if err != nil {
 		return err
 	}
@@ -214,8 +218,9 @@ func (d *Deliverer) due(effects []machine.Effects) []machine.Effects {
 }
 
 // lookup asks the index where everybody is, and sees to it that each edge it
-// names has an outbox. It fails only when ctx ended.
-func (d *Deliverer) lookup(ctx context.Context, names *route.Names) (*route.Table, error) {
+// names has an outbox. The edges known at its end are those that effects go to;
+// for one that comes later they are behind. It fails only when ctx ended.
+func (d *Deliverer) lookup(ctx context.Context, names *route.Names, effects []machine.Effects) (*route.Table, error) {
 	r := registry.Routes{Known: true}
 	if len(names.Users)+len(names.Groups) > 0 {
 		var err error
@@ -236,7 +241,7 @@ func (d *Deliverer) lookup(ctx context.Context, names *route.Names) (*route.Tabl
 	if !r.Known {
 		d.m.guessed.Inc()
 	}
-	t.All, t.Unlisted = d.servers()
+	t.All, t.Unlisted = d.begin(effects)
 	return t, nil
 }
 
@@ -277,11 +282,7 @@ func (d *Deliverer) push(t *route.Table, effects []machine.Effects) {
 func (d *Deliverer) done(effects []machine.Effects) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	last := make(map[record.PartitionID]int64)
-	for i := range effects {
-		last[effects[i].At] = effects[i].Offset
-	}
-	for p, offset := range last {
+	for p, offset := range lastOf(effects) {
 		if _, ok := d.acted[p]; !ok {
 			continue
 		}
@@ -291,4 +292,13 @@ func (d *Deliverer) done(effects []machine.Effects) {
 		}
 	}
 	d.m.acted.Add(float64(len(effects)))
+}
+
+// lastOf returns the last offset of each partition.
+func lastOf(effects []machine.Effects) map[record.PartitionID]int64 {
+	last := make(map[record.PartitionID]int64)
+	for i := range effects {
+		last[effects[i].At] = effects[i].Offset
+	}
+	return last
 }

@@ -55,6 +55,14 @@ func (p *fakeProducer) Produce(id record.PartitionID, _ int64, value []byte, don
 type failing struct {
 	*memregistry.Registry
 	addGroupEdge error
+	filing       func() // called amid FileOffline
+}
+
+func (f *failing) FileOffline(ctx context.Context, es []registry.OfflineEntry) error {
+	if f.filing != nil {
+		f.filing()
+	}
+	return f.Registry.FileOffline(ctx, es)
 }
 
 func (f *failing) AddGroupEdge(ctx context.Context, s wire.ServerID, gs []wire.GroupID) ([]int64, error) {
@@ -457,6 +465,26 @@ func TestARouteToAnUnknownEdgeIsHeldForIt(t *testing.T) {
 
 func at(p record.PartitionID, offset int64) []*rpcpb.Position {
 	return []*rpcpb.Position{{Topic: p.Topic, Partition: p.Number, Offset: offset}}
+}
+
+// An edge that is dropped and found again while a batch is pushed to the others
+// was passed by: it is told so, also if it stands right before the batch.
+func TestAnEdgeFoundAmidABatchIsToldLost(t *testing.T) {
+	b := newBed(t, "e1")
+	b.Claim(part, 5)
+	b.Hello("e1", &rpcpb.EdgeHello{Server: "e1", Positions: at(part, 4)})
+	b.online("a", "e1")
+	b.reg.filing = func() {
+		b.RemoveEdge("e1")
+		b.AddEdge(registry.Lease{Server: "e1"})
+		b.Hello("e1", &rpcpb.EdgeHello{Server: "e1", Positions: at(part, 4)})
+	}
+	b.act(effects(5, private(1)))
+	b.reg.filing = nil
+	b.Outbox("e1").Beat()
+	b.want("e1", "5!")
+	b.act(effects(6, private(2)))
+	b.want("e1", "6 deliver(a)m2")
 }
 
 func TestCommittableIsTheSlowestEdge(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/job/internal/machine"
 )
 
 // Edge is one live edge as a job sees it: its lease and its outbox. All fields
@@ -36,7 +37,8 @@ func poke(c chan struct{}) {
 }
 
 // AddEdge starts holding frames for an edge; a known one gets its new lease.
-// Everything acted so far is none of its business.
+// Everything acted so far is none of its business, and what goes to the other
+// edges just now passes it by: if it stands below that, it is told lost.
 func (d *Deliverer) AddEdge(l registry.Lease) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -53,8 +55,11 @@ func (d *Deliverer) AddEdge(l registry.Lease) {
 		box:   rpc.NewOutbox(rpc.OutboxConfig{MaxFrames: d.cfg.OutboxFrames, MaxBytes: d.cfg.OutboxBytes}),
 		wake:  make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
-	for p, acted := range d.acted {
-		e.box.Claim(p, acted)
+	for p, floor := range d.acted {
+		if begun, ok := d.begun[p]; ok {
+			floor = max(floor, begun)
+		}
+		e.box.Claim(p, floor)
 	}
 	d.edges[l.Server] = e
 	poke(d.changed)
@@ -141,10 +146,16 @@ func (d *Deliverer) serversLocked() []wire.ServerID {
 	return out
 }
 
-// servers returns all edges and those that cannot write their routes.
-func (d *Deliverer) servers() (all, unlisted []wire.ServerID) {
+// begin notes that effects go to the edges of now, and returns these and those
+// that cannot write their routes.
+func (d *Deliverer) begin(effects []machine.Effects) (all, unlisted []wire.ServerID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	for p, offset := range lastOf(effects) {
+		if _, claimed := d.acted[p]; claimed {
+			d.begun[p] = offset
+		}
+	}
 	all = d.serversLocked()
 	for _, s := range all {
 		if d.edges[s].unlisted {
