@@ -87,21 +87,25 @@ func Encode(r *recordpb.Record) ([]byte, error) {
 	return b, nil
 }
 
-// Decode reads a record and checks that it can be judged: version, body,
-// conversation id and client_id.
+// Decode reads a record and checks that it can be judged: conversation id,
+// sender, client_id, version and body. With ErrUnknown comes the record: whose
+// it is can be told, just not what it says.
 func Decode(b []byte) (*recordpb.Record, error) {
 	r := new(recordpb.Record)
 	if err := proto.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("decode record: %w", err)
 	}
-	if r.GetVersion() != Version || r.GetBody() == nil || r.GetId() <= 0 {
-		return nil, fmt.Errorf("%w: version %d, id %d", ErrUnknown, r.GetVersion(), r.GetId())
+	if r.GetId() <= 0 {
+		return nil, fmt.Errorf("record has id %d", r.GetId())
 	}
 	if _, err := wire.ConvID(r.GetConv()).Parse(); err != nil {
 		return nil, fmt.Errorf("record %d: %w", r.GetId(), err)
 	}
 	if !wire.ValidClientID(r.GetClientId()) || !wire.ValidID(r.GetFrom()) {
 		return nil, fmt.Errorf("record %d: bad sender or client_id", r.GetId())
+	}
+	if r.GetVersion() != Version || r.GetBody() == nil {
+		return r, fmt.Errorf("%w: record %d of version %d", ErrUnknown, r.GetId(), r.GetVersion())
 	}
 	return r, nil
 }

@@ -34,6 +34,20 @@ func keyOf(e record.Entry) asideKey { return asideKey{e.PartitionID, e.Offset} }
 // asides are the records that this turn gives up.
 type asides map[asideKey]setAside
 
+// note gives up what cannot be judged: with a verdict, if it says whose it is.
+func (a asides) note(it *item) {
+	if it.err == nil {
+		return
+	}
+	k := keyOf(it.Entry)
+	switch _, given := a[k]; {
+	case it.rec == nil:
+		a[k] = setAside{bare, it.err}
+	case !given:
+		a[k] = setAside{verdict, it.err}
+	}
+}
+
 // raise gives a record up; one that cannot even be given up is an error.
 func (a asides) raise(e record.Entry, err error) error {
 	k := keyOf(e)

@@ -44,7 +44,7 @@ func (it *item) answerRepeat(first store.Outcome) {
 	case first.ID == wire.MsgID(it.rec.GetId()):
 	case first.Code != "":
 		it.replyRefused(first.ID, first.Code)
-	case it.rec.GetSend() != nil:
+	case it.acked():
 		it.reply(wire.OpSendAck, wire.SendAck{ClientID: it.key.ClientID, ID: first.ID, Conv: it.key.Conv, TS: first.TS})
 	}
 }
@@ -59,11 +59,16 @@ func (t *turn) decide(it *item, code wire.Code, seq, n int64) {
 	t.out.Outcomes = append(t.out.Outcomes, o)
 }
 
+// acked says whether the sender has a send_ack, to be taken back by refused.
+// Who commands, recalls or edits waits for the verdict instead.
+func (it *item) acked() bool {
+	return it.rec.GetUpdate() == nil && it.rec.GetCommand() == nil
+}
+
 // refusal keeps the refusal of a send for the sender's next sync and tells its
-// connection. Who commands, recalls or edits had no send_ack to take back: it
-// waits for the verdict.
+// connection.
 func (t *turn) refusal(it *item, code wire.Code) {
-	if it.rec.GetSend() == nil {
+	if !it.acked() {
 		return
 	}
 	r := it.refused(wire.MsgID(it.rec.GetId()), code)
@@ -76,7 +81,7 @@ func (it *item) refused(id wire.MsgID, code wire.Code) wire.Refused {
 }
 
 func (it *item) replyRefused(id wire.MsgID, code wire.Code) {
-	if it.rec.GetSend() != nil {
+	if it.acked() {
 		it.reply(wire.OpRefused, it.refused(id, code))
 	}
 }

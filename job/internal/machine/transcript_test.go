@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
@@ -174,6 +175,10 @@ func (s *script) record(f []string) {
 	}
 	s.body(r, args, opts, opt("until", 0))
 	b, err := record.Encode(r)
+	if v := opt("version", 0); v > 0 {
+		r.Version = uint32(v)
+		b, err = proto.Marshal(r)
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -223,6 +228,7 @@ func (s *script) body(r *recordpb.Record, args []string, opts map[string]string,
 		command(recordpb.Command_JOIN, &recordpb.Command{})
 	case "nothing":
 		command(recordpb.Command_KIND_UNSPECIFIED, &recordpb.Command{})
+	case "alien": // of a kind that this binary has no word for
 	case "future":
 		command(99, &recordpb.Command{})
 	default:
@@ -269,7 +275,7 @@ func (s *script) turn() {
 func (s *script) effects(e Effects) {
 	s.t.Helper()
 	fmt.Fprintf(&s.out, "%d:", e.Offset)
-	if rec, err := record.Decode(s.log[e.At][e.Offset].Value); err == nil {
+	if rec, _ := record.Decode(s.log[e.At][e.Offset].Value); rec != nil {
 		key := store.OutcomeKey{Conv: wire.ConvID(rec.GetConv()), From: wire.UserID(rec.GetFrom()), ClientID: rec.GetClientId()}
 		o, err := s.st.Outcome(s.t.Context(), key)
 		switch {

@@ -170,8 +170,8 @@ type memberKey struct {
 // item is one entry while it is judged.
 type item struct {
 	record.Entry
-	rec    *recordpb.Record // nil: cannot be decoded
-	err    error            // why not
+	rec    *recordpb.Record // nil: cannot be decoded, or stands in the wrong place
+	err    error            // why it cannot be judged
 	conv   wire.Conv
 	key    store.OutcomeKey
 	part   *partition
@@ -206,8 +206,7 @@ func (m *Machine) build(ctx context.Context, es []record.Entry, aside asides) (*
 func (m *Machine) decode(e record.Entry) item {
 	it := item{Entry: e, part: m.parts[e.PartitionID]}
 	rec, err := record.Decode(e.Value)
-	if err != nil {
-		it.err = err
+	if it.err = err; rec == nil {
 		return it
 	}
 	id := wire.ConvID(rec.GetConv())
@@ -290,9 +289,7 @@ func (t *turn) entry(ctx context.Context, it *item, aside asides) error {
 		t.m.met.stops.Inc()
 		return &LogError{PartitionID: it.PartitionID, Err: ErrLogGap, Applied: next - 1, Low: it.Offset, High: it.Offset + 1}
 	}
-	if it.rec == nil {
-		aside[keyOf(it.Entry)] = setAside{bare, it.err}
-	}
+	aside.note(it)
 	mv.To = it.Offset
 	if a, ok := aside[keyOf(it.Entry)]; ok {
 		mv.Add.SetAside++
