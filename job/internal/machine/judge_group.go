@@ -116,6 +116,9 @@ func (t *turn) add(ctx context.Context, it *item, d *draft, by store.Member) (ru
 			t.setMember(d, store.Member{User: u, Role: store.RoleMember, JoinedSeq: d.head.MaxSeq + 1})
 		}
 		g.Members = after
+		if len(fresh) == 0 {
+			return ruling{}, nil
+		}
 		it.pushQuiet(g.Owner, fresh, wire.EventJoined, d.head.MaxSeq+1)
 		return ruling{seq: d.head.MaxSeq + 1}, nil // for the redo: where they joined
 	}
@@ -180,7 +183,7 @@ func (t *turn) removeQuietly(it *item, d *draft, gone []store.Member) (ruling, e
 		d.head.Group.Members--
 		it.pushQuiet(d.head.Group.Owner, []wire.UserID{m.User}, leaveEvent(it, m.User), 0)
 	}
-	return ruling{}, nil
+	return ruling{seq: d.head.MaxSeq}, nil // for the redo: where they left
 }
 
 // mayRemove: oneself, but not the owner; others by the owner, and members by

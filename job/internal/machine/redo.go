@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -64,7 +65,7 @@ func (t *turn) redoApplied(ctx context.Context, it *item, o store.Outcome) error
 		return nil
 	}
 	if o.N == 0 {
-		return t.redoQuiet(it, base, o.Seq)
+		return t.redoQuiet(ctx, it, base, o.Seq)
 	}
 	rows, err := t.m.st.Rows(ctx, base.head.ID, o.Seq, o.Seq+o.N-1)
 	if err != nil {
@@ -93,21 +94,29 @@ func (t *turn) redoApplied(ctx context.Context, it *item, o store.Outcome) error
 	return nil
 }
 
-// redoQuiet rebuilds a join or leave of a large group for all users named:
-// those whom it did not concern then are as it says since before.
-func (t *turn) redoQuiet(it *item, base *conv, joined int64) error {
-	if base.head.Group == nil {
-		return nil
-	}
+// redoQuiet rebuilds a join or leave of a large group, which took no seq, for
+// those whom it concerned: an interval of theirs begins, or ends, at seq.
+func (t *turn) redoQuiet(ctx context.Context, it *item, base *conv, seq int64) error {
 	users := unique("", userIDs(it.rec.GetCommand().GetUsers()))
-	if ev := it.quiet(""); ev == wire.EventJoined {
-		it.pushQuiet(base.head.Group.Owner, users, ev, joined)
+	if base.head.Group == nil || seq == 0 || len(users) == 0 {
+		return nil // nothing changed
+	}
+	found, err := t.m.st.Intervals(ctx, base.head.ID, users)
+	if err != nil {
+		return fmt.Errorf("read intervals of %s: %w", it.key.Conv, err)
+	}
+	joins := it.quiet("") == wire.EventJoined
+	users = slices.DeleteFunc(users, func(u wire.UserID) bool {
+		return !slices.ContainsFunc(found, func(m store.Member) bool {
+			return m.User == u && (joins && m.JoinedSeq == seq || !joins && m.LeftSeq == seq)
+		})
+	})
+	if joins {
+		it.pushQuiet(base.head.Group.Owner, users, wire.EventJoined, seq)
 		return nil
 	}
 	for _, u := range users {
-		if ev := it.quiet(u); ev != "" {
-			it.pushQuiet(base.head.Group.Owner, []wire.UserID{u}, ev, 0)
-		}
+		it.pushQuiet(base.head.Group.Owner, []wire.UserID{u}, it.quiet(u), 0)
 	}
 	return nil
 }
