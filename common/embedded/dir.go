@@ -126,14 +126,32 @@ func checkFresh(dir string) error {
 }
 
 // writeVersion writes the file by renaming, so that a kill leaves all or
-// nothing of it.
+// nothing of it, and syncs it and its name: a power cut that took it would take
+// the folder with every message that stands in it.
 func writeVersion(path string) error {
-	tmp := filepath.Join(filepath.Dir(path), "."+versionName+".tmp")
-	if err := os.WriteFile(tmp, []byte(versionTag+strconv.Itoa(dirVersion)+"\n"), 0o600); err != nil {
-		return fmt.Errorf("write version of data folder: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := writeFile(path, versionTag+strconv.Itoa(dirVersion)+"\n"); err != nil {
 		return fmt.Errorf("write version of data folder: %w", err)
 	}
 	return nil
+}
+
+func writeFile(path, text string) (err error) {
+	dir := filepath.Dir(path)
+	tmp := filepath.Join(dir, "."+filepath.Base(path)+".tmp")
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the folder
+	if err != nil {
+		return err //nolint:wrapcheck // the caller says what was tried
+	}
+	_, werr := f.WriteString(text)
+	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err //nolint:wrapcheck // as above
+	}
+	d, err := os.Open(dir) //nolint:gosec // as above
+	if err != nil {
+		return err //nolint:wrapcheck // as above
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

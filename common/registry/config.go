@@ -46,7 +46,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.IntVar(&c.BreakAfter, prefix+"break-after", 5, "failures in a row after which calls fail at once")
 	fs.DurationVar(&c.BreakFor, prefix+"break-for", time.Second, "how long calls fail at once before one tries again")
 	fs.StringVar(&c.Prefix, prefix+"prefix", "", "put before all keys, where the server is shared")
-	fs.DurationVar(&c.ReserveTTL, prefix+"reserve-ttl", 24*time.Hour, "how long reserved client ids are kept; repeats after that are found in the store")
+	fs.DurationVar(&c.ReserveTTL, prefix+"reserve-ttl", time.Hour, "how long reserved client ids are kept; repeats after that are found in the store")
 	fs.DurationVar(&c.CacheTTL, prefix+"cache-ttl", time.Hour, "how long message bodies are cached")
 	fs.DurationVar(&c.MembersTTL, prefix+"members-ttl", time.Hour, "how long members of groups are cached")
 	fs.DurationVar(&c.OfflineTTL, prefix+"offline-ttl", 7*24*time.Hour, "how long an offline list is kept after its last entry")

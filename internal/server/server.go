@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -111,11 +112,17 @@ func (p *Program) validateFolder() error {
 	return err //nolint:wrapcheck // names its keys
 }
 
+// embeddedTTL bounds how long the embedded Redis keeps what only saves work: it
+// lives in this process, where a thousand messages a second for a day would be
+// tens of gigabytes (about 420 bytes a reserved client id).
+const embeddedTTL = 10 * time.Minute
+
 // withEmbedded is the backend's settings with the embedded services' addresses.
 func (p *Program) withEmbedded(brokers []string, redis, sqlite string) *backend.Config {
 	b := p.backend
 	b.Kafka.Brokers, b.Kafka.SingleBroker = brokers, true
 	b.Redis.Addrs = config.Strings{redis}
+	b.Redis.ReserveTTL, b.Redis.CacheTTL = min(b.Redis.ReserveTTL, embeddedTTL), min(b.Redis.CacheTTL, embeddedTTL)
 	b.MySQL.Driver, b.MySQL.DSN = sqlstore.DriverSQLite, config.NewSecret(sqlite)
 	return &b
 }

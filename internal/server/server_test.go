@@ -71,6 +71,19 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// The embedded Redis lives in this process: what only saves work goes soon.
+func TestEmbeddedRedisForgetsSoon(t *testing.T) {
+	p := &Program{}
+	fs, _ := process.Flags("starling", p)
+	if err := fs.Parse([]string{"-redis.cache-ttl=1m"}); err != nil {
+		t.Fatal(err)
+	}
+	r := p.withEmbedded([]string{"127.0.0.1:1"}, "127.0.0.1:2", "db").Redis
+	if r.ReserveTTL > 10*time.Minute || r.CacheTTL != time.Minute {
+		t.Errorf("client ids are kept for %v, bodies for %v", r.ReserveTTL, r.CacheTTL)
+	}
+}
+
 func TestToken(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	var out bytes.Buffer
