@@ -29,7 +29,7 @@ const (
 	Command_ADD              Command_Kind = 2 // users, by owner or admin
 	Command_REMOVE           Command_Kind = 3 // users, by owner or admin; oneself: leave
 	Command_ROLE             Command_Kind = 4 // users[0], role
-	Command_RENAME           Command_Kind = 5 // name, description
+	Command_RENAME           Command_Kind = 5 // name, description, each if given
 	Command_MUTE             Command_Kind = 6 // users (none: all), until (0: unmute)
 	Command_DISMISS          Command_Kind = 7
 	Command_JOIN             Command_Kind = 8 // from joins by itself (reserved for open groups)
@@ -533,10 +533,11 @@ type Command struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Command_Kind           `protobuf:"varint,1,opt,name=kind,proto3,enum=starling.record.v1.Command_Kind" json:"kind,omitempty"`
 	Users         []string               `protobuf:"bytes,2,rep,name=users,proto3" json:"users,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Description   string                 `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	Name          *string                `protobuf:"bytes,3,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Description   *string                `protobuf:"bytes,4,opt,name=description,proto3,oneof" json:"description,omitempty"`
 	Role          string                 `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
 	Until         int64                  `protobuf:"varint,6,opt,name=until,proto3" json:"until,omitempty"`
+	EventIds      []int64                `protobuf:"varint,7,rep,packed,name=event_ids,json=eventIds,proto3" json:"event_ids,omitempty"` // ids of the events after the first, which has the record's: one a user
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -586,15 +587,15 @@ func (x *Command) GetUsers() []string {
 }
 
 func (x *Command) GetName() string {
-	if x != nil {
-		return x.Name
+	if x != nil && x.Name != nil {
+		return *x.Name
 	}
 	return ""
 }
 
 func (x *Command) GetDescription() string {
-	if x != nil {
-		return x.Description
+	if x != nil && x.Description != nil {
+		return *x.Description
 	}
 	return ""
 }
@@ -611,6 +612,13 @@ func (x *Command) GetUntil() int64 {
 		return x.Until
 	}
 	return 0
+}
+
+func (x *Command) GetEventIds() []int64 {
+	if x != nil {
+		return x.EventIds
+	}
+	return nil
 }
 
 // Push is an entry of im_push: not stored, pushed at most once.
@@ -847,14 +855,15 @@ const file_record_record_proto_rawDesc = "" +
 	"\x06Update\x12\x1b\n" +
 	"\ttarget_id\x18\x01 \x01(\x03R\btargetId\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
-	"\acontent\x18\x03 \x01(\tR\acontent\"\xab\x02\n" +
+	"\acontent\x18\x03 \x01(\tR\acontent\"\xeb\x02\n" +
 	"\aCommand\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .starling.record.v1.Command.KindR\x04kind\x12\x14\n" +
-	"\x05users\x18\x02 \x03(\tR\x05users\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\x12 \n" +
-	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x12\n" +
+	"\x05users\x18\x02 \x03(\tR\x05users\x12\x17\n" +
+	"\x04name\x18\x03 \x01(\tH\x00R\x04name\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x04 \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x12\n" +
 	"\x04role\x18\x05 \x01(\tR\x04role\x12\x14\n" +
-	"\x05until\x18\x06 \x01(\x03R\x05until\"t\n" +
+	"\x05until\x18\x06 \x01(\x03R\x05until\x12\x1b\n" +
+	"\tevent_ids\x18\a \x03(\x03R\beventIds\"t\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -867,7 +876,9 @@ const file_record_record_proto_rawDesc = "" +
 	"\x06RENAME\x10\x05\x12\b\n" +
 	"\x04MUTE\x10\x06\x12\v\n" +
 	"\aDISMISS\x10\a\x12\b\n" +
-	"\x04JOIN\x10\b\"\xa3\x01\n" +
+	"\x04JOIN\x10\bB\a\n" +
+	"\x05_nameB\x0e\n" +
+	"\f_description\"\xa3\x01\n" +
 	"\x04Push\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05users\x18\x02 \x03(\tR\x05users\x12\x14\n" +
@@ -936,6 +947,7 @@ func file_record_record_proto_init() {
 		(*Record_Update)(nil),
 		(*Record_Command)(nil),
 	}
+	file_record_record_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

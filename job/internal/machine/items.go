@@ -12,11 +12,23 @@ func (t *turn) event(it *item, d *draft, ev wire.GroupEvent, file []wire.UserID)
 	ev.Group, ev.By = it.conv.Group, it.key.From
 	ev.TS = max(it.TS, d.head.LastTS+1)
 	row := t.take(it, d, store.Row{
-		Kind: store.KindMessage, ID: wire.MsgID(it.rec.GetId()), From: it.key.From,
+		Kind: store.KindMessage, ID: it.eventID(), From: it.key.From,
 		Type: wire.TypeSystem, Content: string(encode(ev)), ClientID: it.key.ClientID,
 	})
 	it.pushEvent(row, ev, file)
 	return row
+}
+
+// eventID returns the id of the record's next event: the record's own for the
+// first, then those that logic gave it.
+func (it *item) eventID() wire.MsgID {
+	more := it.rec.GetCommand().GetEventIds()
+	n := it.events
+	it.events++
+	if n == 0 || n > len(more) {
+		return wire.MsgID(it.rec.GetId())
+	}
+	return wire.MsgID(more[n-1])
 }
 
 // to addresses an item to all who see the conversation.
@@ -42,9 +54,7 @@ func (it *item) pushMessage(row store.Row, file []wire.UserID) {
 			ClientID: row.ClientID, Mention: row.Mention, ReplyTo: row.ReplyTo, Status: row.Status,
 		}),
 	})
-	// The system messages of one command share its id: a cache by id would mix
-	// them up.
-	if row.Type != wire.TypeSystem {
+	if row.Type != wire.TypeSystem { // these are rare
 		i.Cache = &registry.CachedMsg{Conv: it.key.Conv, Seq: row.Seq, ID: row.ID, Version: row.Version, Content: row.Content}
 	}
 	it.pushed = append(it.pushed, i)

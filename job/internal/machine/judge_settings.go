@@ -42,15 +42,21 @@ func (t *turn) role(ctx context.Context, it *item, d *draft, by store.Member) (r
 	return t.change(ctx, it, d, wire.GroupEvent{Event: wire.EventRole, User: m.User, Role: m.Role})
 }
 
-// rename sets name and description.
+// rename sets name and description, each if given.
 func (t *turn) rename(ctx context.Context, it *item, d *draft, by store.Member) (ruling, error) {
 	if by.Role == store.RoleMember {
 		return refuse(wire.CodeForbidden)
 	}
 	c := it.rec.GetCommand()
 	t.touch(d)
-	d.head.Group.Name, d.head.Group.Description = c.GetName(), c.GetDescription()
-	return t.change(ctx, it, d, wire.GroupEvent{Event: wire.EventRenamed, Name: c.GetName()})
+	g := d.head.Group
+	if c.Name != nil {
+		g.Name = c.GetName()
+	}
+	if c.Description != nil {
+		g.Description = c.GetDescription()
+	}
+	return t.change(ctx, it, d, wire.GroupEvent{Event: wire.EventRenamed, Name: g.Name})
 }
 
 // mute silences members, or all but owner and admins, until a time.

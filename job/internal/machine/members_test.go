@@ -2,7 +2,10 @@ package machine
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
@@ -73,5 +76,37 @@ func TestMoreMembersThanKept(t *testing.T) {
 		if got, err := b.st.MemberOf(t.Context(), "g:big", u); err != nil || got.LeftSeq == 0 {
 			t.Errorf("%s was removed and is %+v %v", u, got, err)
 		}
+	}
+}
+
+// TestRenameOfOne: two who change name and description at the same time both
+// get what they asked for, and every event has an id of its own.
+func TestRenameOfOne(t *testing.T) {
+	b := newBed(t)
+	b.p.Topic = record.TopicGroups
+	m := b.machine()
+	b.claim(m, -1)
+	b.turn(m, b.command(&recordpb.Command{
+		Kind: recordpb.Command_CREATE, Name: proto.String("old"), Description: proto.String("long"), Users: []string{"u1", "u2"},
+	}))
+	b.turn(m, slices.Concat(
+		b.command(&recordpb.Command{Kind: recordpb.Command_RENAME, Name: proto.String("new")}),
+		b.command(&recordpb.Command{Kind: recordpb.Command_RENAME, Description: proto.String("")}),
+		b.command(&recordpb.Command{Kind: recordpb.Command_REMOVE, Users: []string{"u1", "u2"}, EventIds: []int64{900}}),
+	))
+	c, err := b.st.Conversation(t.Context(), "g:big")
+	if err != nil || c.Group.Name != "new" || c.Group.Description != "" {
+		t.Fatalf("%+v %v", c, err)
+	}
+	rows, err := b.st.Rows(t.Context(), c.ID, 1, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []wire.MsgID
+	for _, r := range rows {
+		ids = append(ids, r.ID)
+	}
+	if want := []wire.MsgID{100, 101, 102, 103, 900}; !slices.Equal(ids, want) {
+		t.Errorf("ids %v, want %v", ids, want)
 	}
 }

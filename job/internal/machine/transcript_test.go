@@ -189,6 +189,9 @@ func (s *script) body(r *recordpb.Record, args []string, opts map[string]string,
 	s.t.Helper()
 	command := func(k recordpb.Command_Kind, c *recordpb.Command) {
 		c.Kind = k
+		for i := 1; i < len(c.Users); i++ {
+			c.EventIds = append(c.EventIds, 1000*r.GetId()+int64(i))
+		}
 		r.Body = &recordpb.Record_Command{Command: c}
 	}
 	rest := args[1:]
@@ -211,7 +214,7 @@ func (s *script) body(r *recordpb.Record, args []string, opts map[string]string,
 	case "revise":
 		r.Body = &recordpb.Record_Update{Update: &recordpb.Update{TargetId: num(s.t, rest[0]), Status: "revised"}}
 	case "create":
-		command(recordpb.Command_CREATE, &recordpb.Command{Name: rest[0], Users: rest[1:]})
+		command(recordpb.Command_CREATE, &recordpb.Command{Name: &rest[0], Users: rest[1:]})
 	case "add":
 		command(recordpb.Command_ADD, &recordpb.Command{Users: rest})
 	case "remove":
@@ -219,7 +222,7 @@ func (s *script) body(r *recordpb.Record, args []string, opts map[string]string,
 	case "role":
 		command(recordpb.Command_ROLE, &recordpb.Command{Users: rest[:len(rest)-1], Role: rest[len(rest)-1]})
 	case "rename":
-		command(recordpb.Command_RENAME, &recordpb.Command{Name: strings.Join(rest, " ")})
+		command(recordpb.Command_RENAME, &recordpb.Command{Name: proto.String(strings.Join(rest, " "))})
 	case "mute":
 		command(recordpb.Command_MUTE, &recordpb.Command{Users: rest, Until: until})
 	case "dismiss":

@@ -176,6 +176,7 @@ type item struct {
 	key    store.OutcomeKey
 	part   *partition
 	pushed []Item // effects so far
+	events int    // system messages so far
 }
 
 // build judges all entries. A poisonError names one that cannot be judged.

@@ -66,8 +66,10 @@ func rowsOf(st *memstore.Store, conv wire.ConvID) (*store.Conversation, []store.
 	return c, rows
 }
 
-// checkTimelines: every seq once, and each sender a member at its seq.
+// checkTimelines: every seq and every message id once, and each sender a member
+// at its seq.
 func (w *world) checkTimelines() {
+	ids := make(map[wire.MsgID]bool)
 	for _, conv := range w.convs() {
 		c, rows := rowsOf(w.st, conv)
 		if c == nil {
@@ -82,6 +84,12 @@ func (w *world) checkTimelines() {
 				w.fail("%s: row %d has seq %d, ts %d after %d", conv, i, r.Seq, r.TS, last)
 			}
 			last = r.TS
+			if r.Kind == store.KindMessage {
+				if ids[r.ID] {
+					w.fail("%s/%d has the id %d of another message", conv, r.Seq, r.ID)
+				}
+				ids[r.ID] = true
+			}
 			d := &device{w: w, user: r.From}
 			if !d.sees(conv, r.Seq) {
 				w.fail("%s/%d is from %s, who is no member there", conv, r.Seq, r.From)

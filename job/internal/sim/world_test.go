@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry/memregistry"
@@ -112,7 +114,7 @@ func newWorld(seed uint64, o options) *world {
 			w.produce(&recordpb.Record{
 				Id: w.newID(), Conv: string(wire.GroupConv(g)), From: "u0", ClientId: fmt.Sprintf("c%d", w.nextClient), Hash: 1,
 				Body: &recordpb.Record_Command{Command: &recordpb.Command{
-					Kind: recordpb.Command_CREATE, Name: string(g), Users: []string{"u1", string(w.users[2+i])},
+					Kind: recordpb.Command_CREATE, Name: (*string)(&g), Users: []string{"u1", string(w.users[2+i])},
 				}},
 			})
 		}
@@ -228,7 +230,7 @@ func (w *world) command() {
 	}
 	switch n := w.rng.IntN(20); {
 	case n < 3:
-		c.Kind, c.Name, c.Users = recordpb.Command_CREATE, string(g), some()
+		c.Kind, c.Name, c.Users = recordpb.Command_CREATE, (*string)(&g), some()
 	case n < 9:
 		c.Kind, c.Users = recordpb.Command_ADD, some()
 	case n < 15:
@@ -239,9 +241,12 @@ func (w *world) command() {
 	case n < 18:
 		c.Kind, c.Users, c.Role = recordpb.Command_ROLE, some()[:1], "admin"
 	case n < 19:
-		c.Kind, c.Name = recordpb.Command_RENAME, "other"
+		c.Kind, c.Name = recordpb.Command_RENAME, proto.String("other")
 	default:
 		c.Kind, c.Users, c.Until = recordpb.Command_MUTE, some()[:1], w.now+200
+	}
+	for range len(c.GetUsers()) - 1 {
+		c.EventIds = append(c.EventIds, w.newID())
 	}
 	r.Body = &recordpb.Record_Command{Command: c}
 	e := w.produce(r)

@@ -107,7 +107,7 @@ func (s *Service) Create(ctx context.Context, c Command, n NewGroup) (*Info, err
 		return nil, badRequest(err)
 	}
 	err = s.do(ctx, c, n.ID, &recordpb.Command{
-		Kind: recordpb.Command_CREATE, Name: n.Name, Description: n.Description, Users: strs(n.Members),
+		Kind: recordpb.Command_CREATE, Name: &n.Name, Description: &n.Description, Users: strs(n.Members),
 	})
 	if err != nil {
 		return nil, err
@@ -115,40 +115,28 @@ func (s *Service) Create(ctx context.Context, c Command, n NewGroup) (*Info, err
 	return &Info{ID: n.ID, Name: n.Name, Owner: c.By, Description: n.Description}, nil
 }
 
-// Rename changes name and description, each if given.
+// Rename changes name and description, each if given, and returns what stands
+// after it.
 func (s *Service) Rename(ctx context.Context, c Command, g wire.GroupID, name, description *string) (*Info, error) {
-	if name == nil && description == nil {
-		return nil, wire.Errorf(wire.CodeBadRequest, "name or description is needed")
+	cmd := &recordpb.Command{Kind: recordpb.Command_RENAME, Name: name, Description: description}
+	err := errors.Join(checkText("name", cmd.GetName(), MaxName), checkText("description", cmd.GetDescription(), MaxDescription))
+	switch {
+	case name == nil && description == nil:
+		err = errors.New("name or description is needed")
+	case name != nil && *name == "":
+		err = errors.New("name is empty")
 	}
-	info, err := s.Get(ctx, g)
 	if err != nil {
-		return nil, err
-	}
-	if name != nil {
-		info.Name = *name
-	}
-	if description != nil {
-		info.Description = *description
-	}
-	if info.Name == "" {
-		return nil, wire.Errorf(wire.CodeBadRequest, "name is empty")
-	}
-	if err := errors.Join(checkText("name", info.Name, MaxName), checkText("description", info.Description, MaxDescription)); err != nil {
 		return nil, badRequest(err)
 	}
-	// The record holds both, the hash what was asked: a repeat after another's
-	// change is the same command.
-	asked := &recordpb.Command{Kind: recordpb.Command_RENAME, Name: given(name), Description: given(description)}
-	return info, s.submitAs(ctx, c, g, hash(asked),
-		&recordpb.Command{Kind: recordpb.Command_RENAME, Name: info.Name, Description: info.Description})
-}
-
-// given tells an empty text from none.
-func given(s *string) string {
-	if s == nil {
-		return ""
+	if err := s.do(ctx, c, g, cmd); err != nil {
+		return nil, err
 	}
-	return "=" + *s
+	info, err := s.Get(ctx, g)
+	if we, ok := errors.AsType[*wire.Error](err); ok && we.Code == wire.CodeNotFound { // dismissed since
+		return &Info{ID: g, Name: cmd.GetName(), Description: cmd.GetDescription()}, nil
+	}
+	return info, err
 }
 
 // Add makes users members.
@@ -203,10 +191,6 @@ func (s *Service) Dismiss(ctx context.Context, c Command, g wire.GroupID) error 
 
 // do produces a command and waits for its verdict.
 func (s *Service) do(ctx context.Context, c Command, g wire.GroupID, cmd *recordpb.Command) error {
-	return s.submitAs(ctx, c, g, hash(cmd), cmd)
-}
-
-func (s *Service) submitAs(ctx context.Context, c Command, g wire.GroupID, sum uint64, cmd *recordpb.Command) error {
 	if !wire.ValidID(string(g)) {
 		return wire.Errorf(wire.CodeBadRequest, "group is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
 	}
@@ -214,7 +198,7 @@ func (s *Service) submitAs(ctx context.Context, c Command, g wire.GroupID, sum u
 		return wire.Errorf(wire.CodeBadRequest, "Idempotency-Key is not 1–64 bytes of 0x21–0x7e")
 	}
 	p, err := s.submit.Submit(ctx, &recordpb.Record{
-		Conv: string(wire.GroupConv(g)), From: string(c.By), ClientId: c.Key, Hash: sum,
+		Conv: string(wire.GroupConv(g)), From: string(c.By), ClientId: c.Key, Hash: hash(cmd),
 		Body: &recordpb.Record_Command{Command: cmd},
 	}, c.Key != "")
 	if err != nil {
@@ -232,8 +216,16 @@ func (s *Service) submitAs(ctx context.Context, c Command, g wire.GroupID, sum u
 
 // hash covers all that the caller decided.
 func hash(c *recordpb.Command) uint64 {
-	parts := []string{"command", c.GetKind().String(), c.GetName(), c.GetDescription(), c.GetRole(), strconv.FormatInt(c.GetUntil(), 10)}
+	parts := []string{"command", c.GetKind().String(), given(c.Name), given(c.Description), c.GetRole(), strconv.FormatInt(c.GetUntil(), 10)}
 	return record.ContentHash(append(parts, c.GetUsers()...)...)
+}
+
+// given tells an empty text from none.
+func given(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return "=" + *s
 }
 
 func madeID(c Command) wire.GroupID {

@@ -7,10 +7,9 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
-	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
-	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/logic/internal/message"
@@ -51,7 +50,7 @@ func TestCommandsBecomeRecords(t *testing.T) {
 		"create": {func(s *Service) error {
 			_, err := s.Create(ctx, c, NewGroup{ID: "team", Name: "n", Description: "d", Members: []wire.UserID{"bob"}})
 			return err
-		}, &recordpb.Command{Kind: recordpb.Command_CREATE, Name: "n", Description: "d", Users: []string{"bob"}}},
+		}, &recordpb.Command{Kind: recordpb.Command_CREATE, Name: proto.String("n"), Description: proto.String("d"), Users: []string{"bob"}}},
 		"add":      {func(s *Service) error { return s.Add(ctx, c, "team", []wire.UserID{"bob"}) }, &recordpb.Command{Kind: recordpb.Command_ADD, Users: []string{"bob"}}},
 		"remove":   {func(s *Service) error { return s.Remove(ctx, c, "team", "bob") }, &recordpb.Command{Kind: recordpb.Command_REMOVE, Users: []string{"bob"}}},
 		"role":     {func(s *Service) error { return s.SetRole(ctx, c, "team", "bob", "admin") }, &recordpb.Command{Kind: recordpb.Command_ROLE, Users: []string{"bob"}, Role: "admin"}},
@@ -126,10 +125,10 @@ func TestHashCoversTheCommand(t *testing.T) {
 	for _, other := range []*recordpb.Command{
 		{Kind: recordpb.Command_REMOVE, Users: []string{"a", "b"}},
 		{Kind: recordpb.Command_ADD, Users: []string{"ab"}},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Name: "n"},
+		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Name: proto.String("n")},
 		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Until: 1},
 		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Role: "admin"},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Description: "d"},
+		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Description: proto.String("d")},
 	} {
 		if hash(other) == hash(base) {
 			t.Errorf("%v has the same hash", other)
@@ -137,53 +136,42 @@ func TestHashCoversTheCommand(t *testing.T) {
 	}
 }
 
-// A repeat of a rename is the same command, whatever others changed meanwhile.
-func TestHashOfARename(t *testing.T) {
-	st := memstore.New()
-	r := &recorder{}
-	s, err := New(st, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := st.Claim(t.Context(), record.PartitionID{Topic: record.TopicGroups}, "t", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &store.Conversation{Conv: "g:team", MaxSeq: 1, MinSeq: 1, Group: &store.Group{Name: "n", Description: "d", Owner: "alice"}}
-	put := func() {
-		t.Helper()
-		turn := &store.Turn{Conversations: []*store.Conversation{c}, Partitions: []store.PartitionMove{
-			{PartitionID: p.PartitionID, Epoch: p.Epoch, From: p.Applied, To: p.Applied + 1},
-		}}
-		p.Applied++
-		if fenced, err := st.Commit(t.Context(), turn); err != nil || len(fenced) > 0 {
-			t.Fatal(fenced, err)
-		}
-	}
-	put()
-	str := func(s string) *string { return &s }
-	hashOf := func(name, description *string) uint64 {
+// A rename says what was asked and nothing else: what it leaves out stays as
+// others have it when its turn comes.
+func TestRenameSaysWhatWasAsked(t *testing.T) {
+	s, r := setup(t)
+	asked := func(name, description *string) *recordpb.Record {
 		t.Helper()
 		if _, err := s.Rename(t.Context(), Command{By: "alice", Key: "k"}, "team", name, description); !errors.Is(err, errStop) {
 			t.Fatal(err)
 		}
-		return r.got[len(r.got)-1].GetHash()
+		return r.got[len(r.got)-1]
 	}
-	first := hashOf(str("new"), nil)
-	c.Group.Description = "changed by another"
-	put()
-	if again := hashOf(str("new"), nil); again != first {
+	first := asked(proto.String("new"), nil)
+	if c := first.GetCommand(); c.GetName() != "new" || c.Description != nil {
+		t.Errorf("the record says %v", c)
+	}
+	if again := asked(proto.String("new"), nil); again.GetHash() != first.GetHash() {
 		t.Error("the repeat has another hash")
 	}
-	if got := r.got[1].GetCommand(); got.GetDescription() != "changed by another" || got.GetName() != "new" {
-		t.Errorf("the record says %v", got)
-	}
-	for what, h := range map[string]uint64{
-		"another name": hashOf(str("newer"), nil), "the description, too": hashOf(str("new"), str("d")),
-		"an empty description": hashOf(str("new"), str("")), "the description alone": hashOf(nil, str("new")),
+	for what, r := range map[string]*recordpb.Record{
+		"another name":          asked(proto.String("newer"), nil),
+		"the description, too":  asked(proto.String("new"), proto.String("d")),
+		"an empty description":  asked(proto.String("new"), proto.String("")),
+		"the description alone": asked(nil, proto.String("new")),
 	} {
-		if h == first {
+		if r.GetHash() == first.GetHash() {
 			t.Errorf("%s has the same hash", what)
+		}
+	}
+	for what, ask := range map[string][2]*string{
+		"nothing":       {nil, nil},
+		"an empty name": {proto.String(""), nil},
+		"a long name":   {proto.String(strings.Repeat("x", MaxName+1)), nil},
+	} {
+		_, err := s.Rename(t.Context(), Command{By: "alice"}, "team", ask[0], ask[1])
+		if we, ok := errors.AsType[*wire.Error](err); !ok || we.Code != wire.CodeBadRequest {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

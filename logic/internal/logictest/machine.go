@@ -197,7 +197,12 @@ func (t *turn) command(ctx context.Context, c *recordpb.Command) (wire.Code, err
 	case recordpb.Command_ROLE:
 		return t.role(ctx, wire.UserID(c.GetUsers()[0]), c.GetRole())
 	case recordpb.Command_RENAME:
-		g.Name, g.Description = c.GetName(), c.GetDescription()
+		if c.Name != nil {
+			g.Name = c.GetName()
+		}
+		if c.Description != nil {
+			g.Description = c.GetDescription()
+		}
 		t.event(wire.EventRenamed, "")
 	case recordpb.Command_MUTE:
 		g.MutedUntil = c.GetUntil()
@@ -259,5 +264,9 @@ func (t *turn) event(event, user string) {
 	if err != nil {
 		panic("BUG: event: " + err.Error())
 	}
-	t.row(store.Row{Kind: store.KindMessage, ID: t.out.ID, Type: wire.TypeSystem, Content: string(b), ClientID: t.out.ClientID})
+	id := t.out.ID
+	if more := t.r.GetCommand().GetEventIds(); t.out.N > 0 && int(t.out.N) <= len(more) {
+		id = wire.MsgID(more[t.out.N-1])
+	}
+	t.row(store.Row{Kind: store.KindMessage, ID: id, Type: wire.TypeSystem, Content: string(b), ClientID: t.out.ClientID})
 }

@@ -29,7 +29,7 @@ type Pending struct {
 	delivered chan error
 }
 
-// Submit fills in id, limits and time of a record and produces it at once.
+// Submit fills in ids, limits and time of a record and produces it at once.
 // With retried set its client_id is the client's own: the id of the first
 // attempt is kept. Errors are *wire.Error.
 func (s *Service) Submit(ctx context.Context, r *recordpb.Record, retried bool) (*Pending, error) {
@@ -49,11 +49,30 @@ func (s *Service) Submit(ctx context.Context, r *recordpb.Record, retried bool) 
 			return nil, err
 		}
 	}
+	if err := s.nameEvents(r.GetCommand()); err != nil {
+		return nil, unavailable("")
+	}
 	r.Id, r.Ts, r.Limits = int64(p.ID), s.d.Now().UnixMilli(), s.limits()
 	if err := s.produce(r, func(d mq.Delivery) { p.delivered <- d.Err }); err != nil {
 		return nil, unavailable("")
 	}
 	return p, nil
+}
+
+// nameEvents gives ids to the system messages that a command on several users
+// may make, beside the first.
+func (s *Service) nameEvents(c *recordpb.Command) error {
+	if c.GetKind() == recordpb.Command_CREATE {
+		return nil // one event, whoever the members are
+	}
+	for range max(0, len(c.GetUsers())-1) {
+		id, err := s.d.IDs.Next()
+		if err != nil {
+			return fmt.Errorf("name events: %w", err)
+		}
+		c.EventIds = append(c.EventIds, int64(id))
+	}
+	return nil
 }
 
 // firstID gives a retry the id of its first attempt.
