@@ -227,7 +227,8 @@ type CursorState struct {
 	Conv            wire.ConvID
 	Delivered, Read int64
 	Grew            bool
-	Members         int // of a group, to tell a large one; 0 for private
+	Members         int   // of a group, to tell a large one; 0 for private
+	JoinedSeq       int64 // by Receipts alone: what was before is nothing to the user
 }
 
 // Joined is a group that a user is in now, and the first seq of that interval.

@@ -76,7 +76,7 @@ func (s *Store) Receipts(ctx context.Context, conv wire.ConvID, after wire.UserI
 		var out []store.CursorState
 		for _, m := range first(c.active(after), limit) {
 			high := c.highest(m.User)
-			st := store.CursorState{User: m.User, Conv: conv, Delivered: high.delivered, Read: high.read}
+			st := store.CursorState{User: m.User, Conv: conv, Delivered: high.delivered, Read: high.read, JoinedSeq: m.JoinedSeq}
 			if c.Group != nil {
 				st.Members = c.Group.Members
 			}

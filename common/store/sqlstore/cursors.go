@@ -223,7 +223,9 @@ func (s *Store) Receipts(ctx context.Context, conv wire.ConvID, after wire.UserI
 	}
 	out := make([]store.CursorState, 0, len(members))
 	for _, m := range members {
-		out = append(out, state(m.User, c, high[m.User]))
+		st := state(m.User, c, high[m.User])
+		st.JoinedSeq = m.JoinedSeq
+		out = append(out, st)
 	}
 	return out, nil
 }

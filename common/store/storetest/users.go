@@ -125,10 +125,12 @@ func testReceipts(f *fixture) {
 	)
 	all := got[[]store.CursorState](t)(f.s.Receipts(t.Context(), c.Conv, "", 3))
 	equal(t, "first page", all, []store.CursorState{
-		{User: "a", Conv: c.Conv, Members: 4}, {User: "b", Conv: c.Conv, Delivered: 4, Read: 2, Members: 4}, {User: "c", Conv: c.Conv, Members: 4},
+		{User: "a", Conv: c.Conv, Members: 4, JoinedSeq: 1},
+		{User: "b", Conv: c.Conv, Delivered: 4, Read: 2, Members: 4, JoinedSeq: 1},
+		{User: "c", Conv: c.Conv, Members: 4, JoinedSeq: 1},
 	})
 	rest := got[[]store.CursorState](t)(f.s.Receipts(t.Context(), c.Conv, "c", 3))
-	equal(t, "second page", rest, []store.CursorState{{User: "d", Conv: c.Conv, Delivered: 9, Members: 4}})
+	equal(t, "second page", rest, []store.CursorState{{User: "d", Conv: c.Conv, Delivered: 9, Members: 4, JoinedSeq: 1}})
 	equal(t, "no group", len(got[[]store.CursorState](t)(f.s.Receipts(t.Context(), "g:none", "", 3))), 0)
 }
 

@@ -309,6 +309,24 @@ func TestSend(t *testing.T) {
 	if c, err := f.store.Conversation(t.Context(), "p:bob:carl"); err != nil || c.MaxSeq != 1 {
 		t.Errorf("sent for carl: %v %v", c, err)
 	}
+	// A service asks for the outcome of what it sent in another's name.
+	const path = "/v1/operations?conv=p:bob:carl&client_id=c4"
+	svc := f.token("svc", token.RoleService)
+	if a := f.call(svc, "GET", path+"&from=carl", ""); a.status != 200 || !get[message.Operation](t, a).Done {
+		t.Errorf("the service is told %d %s", a.status, a.body)
+	}
+	for _, c := range []struct {
+		tok, path string
+		code      wire.Code
+	}{
+		{svc, path, wire.CodeNotFound},
+		{svc, path + "&from=a:b", wire.CodeBadRequest},
+		{f.token("alice"), path + "&from=carl", wire.CodeForbidden},
+	} {
+		if a := f.call(c.tok, "GET", c.path, ""); a.code() != c.code {
+			t.Errorf("%s: %d %s", c.path, a.status, a.body)
+		}
+	}
 	f.log.SetDown(errors.New("no broker"))
 	a := f.call(f.token("alice"), "POST", "/v1/messages", `{"to":"bob","client_id":"c10","type":"text","content":"x"}`)
 	if a.status != 503 || a.code() != wire.CodeUnavailable || a.header.Get("Retry-After") != "1" {

@@ -141,13 +141,32 @@ func (s *Server) sessions(ctx context.Context, c *call) (any, error) {
 	return map[string][]presence.Session{"sessions": list}, nil
 }
 
+// sender is whose operation is asked for: the caller's, or of the sender that a
+// service has named in its send and names again.
+func (c *call) sender() (wire.UserID, error) {
+	from := wire.UserID(c.Query("from"))
+	switch {
+	case from == "" || from == c.user():
+		return c.user(), nil
+	case !c.trusted():
+		return "", wire.Errorf(wire.CodeForbidden, "only services may name another sender")
+	case !wire.ValidID(string(from)):
+		return "", wire.Errorf(wire.CodeBadRequest, "from is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
+	}
+	return from, nil
+}
+
 // operation answers 202 while a young operation has no verdict.
 func (s *Server) operation(ctx context.Context, c *call) (any, error) {
 	id, err := wire.ParseMsgID(c.Param("id"))
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeBadRequest, err.Error())
 	}
-	op, err := s.d.Messages.OperationByID(ctx, c.user(), id)
+	from, err := c.sender()
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.d.Messages.OperationByID(ctx, from, id)
 	if isNotFound(err) {
 		age := s.d.Now().Sub(time.UnixMilli(idgen.Time(id)))
 		if age > -pendingFor && age < pendingFor {
@@ -165,5 +184,9 @@ func (s *Server) operationByKey(ctx context.Context, c *call) (any, error) {
 	if !wire.ValidClientID(key) {
 		return nil, wire.Errorf(wire.CodeBadRequest, "client_id is not 1–64 bytes of 0x21–0x7e")
 	}
-	return s.d.Messages.OperationByKey(ctx, c.user(), conv, key)
+	from, err := c.sender()
+	if err != nil {
+		return nil, err
+	}
+	return s.d.Messages.OperationByKey(ctx, from, conv, key)
 }

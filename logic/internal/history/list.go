@@ -54,8 +54,12 @@ func convInfo(uc *store.UserConv) ConvInfo {
 		Left: uc.LeftSeq > 0,
 	}
 	if g := uc.Group; g != nil {
-		c.Name, c.Left = g.Name, c.Left || g.Dismissed
-		if !c.Left { // how the group goes on is nothing to who has left it
+		// How the group goes on is nothing to who has left it.
+		if !c.Left || uc.LeftSeq >= uc.MaxSeq {
+			c.Name = g.Name
+		}
+		c.Left = c.Left || g.Dismissed
+		if !c.Left {
 			c.Members = g.Members
 		}
 	}
@@ -140,10 +144,11 @@ func (s *Service) Receipts(ctx context.Context, u wire.UserID, conv wire.ConvID,
 	}
 	for _, c := range list {
 		out.Receipts = append(out.Receipts, MemberReceipt{User: c.User, Delivered: c.Delivered, Read: c.Read})
-		if seq > 0 && c.Delivered >= seq {
+		sees := seq > 0 && c.JoinedSeq <= seq
+		if sees && c.Delivered >= seq {
 			out.HaveIt = append(out.HaveIt, c.User)
 		}
-		if seq > 0 && c.Read >= seq {
+		if sees && c.Read >= seq {
 			out.ReadIt = append(out.ReadIt, c.User)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -344,11 +345,36 @@ func TestWhoHasLeftSeesNoMembers(t *testing.T) {
 		}
 		return list.Conversations[0]
 	}
-	if c := of("bob"); !c.Left || c.Members != 0 {
+	if c := of("bob"); !c.Left || c.Members != 0 || c.Name != "n" {
 		t.Errorf("who has left sees %+v", c)
+	}
+	f.command("g:team", "alice", recordpb.Command_RENAME)
+	if c := of("bob"); c.Name != "" {
+		t.Errorf("who has left sees the new name %q", c.Name)
 	}
 	if c := of("alice"); c.Left || c.Members != 2 {
 		t.Errorf("a member sees %+v", c)
+	}
+}
+
+// Who joined later has not read what was before.
+func TestReceiptsOfALateJoiner(t *testing.T) {
+	f := setup(t)
+	f.command("g:team", "alice", recordpb.Command_CREATE, "bob") // 1
+	f.say("g:team", "alice", "before")                           // 2
+	f.command("g:team", "alice", recordpb.Command_ADD, "carl")   // 3
+	moves := []store.CursorMove{
+		{User: "bob", Device: "d", Conv: "g:team", Delivered: 3, Read: 3},
+		{User: "carl", Device: "d", Conv: "g:team", Delivered: 3, Read: 3},
+	}
+	if _, err := f.store.MoveCursors(t.Context(), moves); err != nil {
+		t.Fatal(err)
+	}
+	for seq, want := range map[int64][]wire.UserID{2: {"bob"}, 3: {"bob", "carl"}} {
+		got, err := f.Receipts(t.Context(), "alice", "g:team", seq, "", 10)
+		if err != nil || !slices.Equal(got.HaveIt, want) || !slices.Equal(got.ReadIt, want) {
+			t.Errorf("seq %d: %+v %v, want %v", seq, got, err, want)
+		}
 	}
 }
 
