@@ -49,6 +49,11 @@ type Config struct {
 	// OnListen is told the addresses once they are bound, before anything is
 	// accepted. It is no setting.
 	OnListen func(Addrs)
+
+	// closeGrace is how long a close frame may take to leave, cutTime how long a
+	// connection that was cut may take to end. They are no settings.
+	closeGrace time.Duration
+	cutTime    time.Duration
 }
 
 // Addrs is where an edge listens.
@@ -76,6 +81,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.IntVar(&c.MaxConnections, prefix+"max-connections", 0, "connections in all; 0: no limit but the process's descriptors")
 	fs.IntVar(&c.MaxPerIP, prefix+"max-per-ip", 0, "connections from one address; 0: no limit (needed behind a proxy)")
 	c.QueueBytes, c.AuthBytes = 256<<10, 32<<10
+	c.closeGrace, c.cutTime = 3*time.Second, time.Second
 	fs.Var(&c.QueueBytes, prefix+"queue-bytes", "what may wait for one connection; pushes beyond it are told by lagged")
 	fs.Var(&c.AuthBytes, prefix+"auth-bytes", "what a connection may send before it is authenticated")
 	fs.DurationVar(&c.AuthTimeout, prefix+"auth-timeout", 5*time.Second, "time from accept to auth")

@@ -40,9 +40,6 @@ const (
 	ModuleAdmin = "edge.admin"
 )
 
-// closeGrace is how long a close frame may take to leave.
-const closeGrace = 3 * time.Second
-
 // Deps is what the tier stands on. After names the modules that must start
 // before the tier's and stop after them.
 type Deps struct {
@@ -117,13 +114,13 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	env := &session.Env{
 		Limits: session.Limits{
 			QueueBytes: int(cfg.QueueBytes), AuthTimeout: cfg.AuthTimeout, AuthBytes: int(cfg.AuthBytes),
-			Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, CloseGrace: closeGrace,
+			Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, CloseGrace: cfg.closeGrace,
 		},
 		Hub: t, Metrics: session.NewMetrics(d.Metrics), Log: log, Now: nowMS,
 	}
 	t.listen = listen.New(listen.Config{
 		Addr: cfg.ListenAddr, Origins: cfg.Origins, MaxConns: cfg.MaxConnections, MaxPerIP: cfg.MaxPerIP,
-		HeadBytes: int(cfg.AuthBytes), HeadTimeout: cfg.AuthTimeout,
+		HeadBytes: int(cfg.AuthBytes), HeadTimeout: cfg.AuthTimeout, CutTime: cfg.cutTime,
 	}, env, d.Metrics, log)
 	t.uplink = uplink.New(uplink.Config{
 		Server: t.lease.Server, Addrs: cfg.LogicAddrs, QueueFrames: cfg.UplinkQueue, LoginWait: cfg.LoginWait,

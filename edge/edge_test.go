@@ -107,34 +107,27 @@ func TestAuthByUpgrade(t *testing.T) {
 }
 
 func TestBadAuthIsSaidAndClosed(t *testing.T) {
-	r := startRig(t, func(c *Config) { c.AuthTimeout = 300 * time.Millisecond })
-	expired := func() string {
-		raw, err := r.keys.Mint(token.Claims{User: "bob", Device: "web"}, time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2100 * time.Millisecond)
-		return raw
+	r := startRig(t, nil)
+	expired, err := r.keys.Mint(token.Claims{User: "bob", Device: "web", IssuedAt: time.Now().Add(-2 * time.Hour)}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
 		first string
 		code  wire.Code
 	}{
 		"garbage token":  {`{"op":"auth","seq":3,"body":{"token":"x","device":"web"}}`, wire.CodeUnauthenticated},
-		"expired token":  {`{"op":"auth","body":{"token":"` + expired() + `"}}`, wire.CodeUnauthenticated},
+		"expired token":  {`{"op":"auth","body":{"token":"` + expired + `"}}`, wire.CodeUnauthenticated},
 		"other frame":    {`{"op":"ping"}`, wire.CodeUnauthenticated},
 		"no json":        {`hello`, wire.CodeUnauthenticated},
 		"foreign device": {`{"op":"auth","body":{"token":"` + r.token("bob", "web") + `","device":"tv"}}`, wire.CodeForbidden},
 		"no device":      {`{"op":"auth","body":{"token":"` + r.token("bob", "") + `"}}`, wire.CodeBadRequest},
-		"silence":        {"", wire.CodeUnauthenticated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := r.dial(nil)
 			c.t = t
-			if tc.first != "" {
-				if err := c.ws.Write(c.ctx, websocket.MessageText, []byte(tc.first)); err != nil {
-					t.Fatal(err)
-				}
+			if err := c.ws.Write(c.ctx, websocket.MessageText, []byte(tc.first)); err != nil {
+				t.Fatal(err)
 			}
 			c.expectError(tc.code)
 			c.expectClose(wire.CloseUnauthenticated)
@@ -142,7 +135,21 @@ func TestBadAuthIsSaidAndClosed(t *testing.T) {
 	}
 }
 
+func TestSilenceIsNoAuth(t *testing.T) {
+	t.Parallel() // it waits
+	r := startRig(t, func(c *Config) { c.AuthTimeout = 300 * time.Millisecond })
+	var c *client
+	eventually(t, "an upgrade is in time", func() bool {
+		var err error
+		c, err = r.tryDial(nil)
+		return err == nil
+	})
+	c.expectError(wire.CodeUnauthenticated)
+	c.expectClose(wire.CloseUnauthenticated)
+}
+
 func TestTokenEndsAndIsRenewed(t *testing.T) {
+	t.Parallel() // it waits
 	r := startRig(t, nil)
 	mint := func(user string, ttl time.Duration) string {
 		raw, err := r.keys.Mint(token.Claims{User: wire.UserID(user), Device: "web"}, ttl)
@@ -151,13 +158,14 @@ func TestTokenEndsAndIsRenewed(t *testing.T) {
 		}
 		return raw
 	}
+	const ttl = 5 * time.Second
 	stays, goes := r.dial(nil), r.dial(nil)
-	stays.auth(mint("bob", 2*time.Second))
-	goes.auth(mint("eve", 2*time.Second))
+	stays.auth(mint("bob", ttl))
 	seq := stays.write(wire.OpAuth, wire.Auth{Token: mint("bob", time.Hour)})
 	if f := stays.expect(wire.OpAuthOK, nil); f.Seq != seq {
 		t.Fatalf("renewal answered with seq %d, want %d", f.Seq, seq)
 	}
+	goes.auth(mint("eve", ttl)) // it ends after the one that was renewed would
 	goes.expectError(wire.CodeUnauthenticated)
 	goes.expectClose(wire.CloseUnauthenticated)
 	stays.ping()
@@ -318,7 +326,7 @@ func TestFramesAheadOfAuthOKAreHandledInOrder(t *testing.T) {
 }
 
 func TestRegistryAwayMakesTheEdgeUnlisted(t *testing.T) {
-	r := startRig(t, func(c *Config) { c.LeaseTTL = 600 * time.Millisecond })
+	r := startRig(t, func(c *Config) { c.LeaseTTL = 2 * time.Second })
 	j := r.job()
 	if j.hello.GetServer() != "edge-1" || j.hello.GetUnlisted() || j.hello.GetEpoch() == 0 {
 		t.Fatalf("hello %+v", j.hello)
@@ -348,8 +356,9 @@ func TestLapsedLeaseLagsAll(t *testing.T) {
 	r := startRig(t, func(c *Config) { c.LeaseTTL = 300 * time.Millisecond })
 	bob := r.login("bob", "web")
 	epoch := r.job().hello.GetEpoch()
+	lapses := counter(r, "starling_edge_lease_lapses_total")
 	r.reg.SetAway(true)
-	time.Sleep(500 * time.Millisecond)
+	eventually(t, "the lease lapses", func() bool { return counter(r, "starling_edge_lease_lapses_total") > lapses })
 	r.reg.SetAway(false)
 	f := bob.expect(wire.OpLagged, nil)
 	if string(f.Body) != "{}" {
@@ -440,19 +449,27 @@ func TestDrain(t *testing.T) {
 }
 
 func TestHeartbeatMissed(t *testing.T) {
-	r := startRig(t, func(c *Config) { c.Heartbeat = 500 * time.Millisecond })
-	silent, alive := r.login("bob", "a"), r.login("bob", "b")
-	stop := time.After(1600 * time.Millisecond)
-	for running := true; running; {
+	t.Parallel() // it waits
+	r := startRig(t, func(c *Config) { c.Heartbeat = 3 * time.Second })
+	alive, silent := r.login("bob", "a"), r.login("bob", "b")
+	closed := make(chan error, 1)
+	go func() {
+		_, err := silent.read()
+		closed <- err
+	}()
+	for {
 		select {
-		case <-stop:
-			running = false
-		case <-time.After(200 * time.Millisecond):
+		case err := <-closed:
+			if got := websocket.CloseStatus(err); got != wire.CloseHeartbeat {
+				t.Errorf("closed with %d (%v)", got, err)
+			}
+			time.Sleep(500 * time.Millisecond) // the edge looks at all in turn
+			alive.ping()
+			return
+		case <-time.After(50 * time.Millisecond):
 			alive.ping()
 		}
 	}
-	silent.expectClose(wire.CloseHeartbeat)
-	alive.ping()
 }
 
 func TestUnknownAndServerOperationsStay(t *testing.T) {

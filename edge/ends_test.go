@@ -117,7 +117,8 @@ func TestManyLoginsOfOneDevice(t *testing.T) {
 	}
 	wg.Wait()
 	eventually(t, "one session is left", func() bool {
-		return counter(r, "starling_edge_sessions_open") == 1 && counter(r, "starling_edge_logins_pending") == 0
+		return counter(r, "starling_edge_sessions_closed_total") == n-1 &&
+			counter(r, "starling_edge_sessions_open") == 1 && counter(r, "starling_edge_logins_pending") == 0
 	})
 	eventually(t, "one route is left", func() bool {
 		got, err := r.reg.Lookup(r.ctx, []wire.UserID{"bob"}, nil)

@@ -36,11 +36,11 @@ func TestMain(m *testing.M) {
 	)
 }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -215,7 +215,10 @@ func startRig(t *testing.T, change func(*Config)) *rig {
 	fs := flag.NewFlagSet("test", flag.ContinueOnError)
 	cfg.RegisterFlags(fs, Prefix)
 	cfg.ListenAddr, cfg.GRPCAddr, cfg.AdminAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.ID, cfg.Heartbeat = "edge-1", 30*time.Second
+	cfg.ID = "edge-1"
+	// Long: a test sets what it is about.
+	cfg.AuthTimeout, cfg.LoginWait, cfg.LeaseTTL, cfg.cutTime = time.Minute, time.Minute, time.Minute, patience
+	cfg.Heartbeat, cfg.WriteTimeout = 10*time.Minute, 10*time.Minute
 	cfg.OnListen = func(a Addrs) { r.addrs = a }
 	if change != nil {
 		change(&cfg)
@@ -266,14 +269,22 @@ type client struct {
 
 func (r *rig) dial(opts *websocket.DialOptions) *client {
 	r.t.Helper()
-	c, resp, err := websocket.Dial(r.ctx, "ws://"+r.addrs.WS+"/ws", opts)
+	c, err := r.tryDial(opts)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	return c
+}
+
+func (r *rig) tryDial(opts *websocket.DialOptions) (*client, error) {
+	c, resp, err := websocket.Dial(r.ctx, "ws://"+r.addrs.WS+"/ws", opts)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // a test
 	}
 	closeBody(resp)
 	c.SetReadLimit(1 << 20)
 	r.t.Cleanup(func() { _ = c.CloseNow() })
-	return &client{t: r.t, ctx: r.ctx, ws: c}
+	return &client{t: r.t, ctx: r.ctx, ws: c}, nil
 }
 
 // closeBody closes a body that a dialler may have left out.
@@ -288,6 +299,21 @@ func (r *rig) login(user, device string) *client {
 	r.t.Helper()
 	c := r.dial(nil)
 	c.auth(r.token(user, device))
+	return c
+}
+
+// loginInTime logs in with an AuthTimeout so short that the edge may be late.
+func (r *rig) loginInTime(user, device string) (c *client) {
+	r.t.Helper()
+	opts := &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + r.token(user, device)}}}
+	eventually(r.t, "a log-in is in time", func() bool {
+		var err error
+		if c, err = r.tryDial(opts); err != nil {
+			return false
+		}
+		f, err := c.read()
+		return err == nil && f.Op == wire.OpAuthOK
+	})
 	return c
 }
 

@@ -29,6 +29,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+const patience = 30 * time.Second
+
 // modules takes what Register gives and runs it as a process would.
 type modules struct {
 	names []string
@@ -127,12 +129,11 @@ func start(t *testing.T) *world {
 // lease waits for the tier's lease.
 func (w *world) lease(t *testing.T) registry.Lease {
 	t.Helper()
-	for range 500 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		live, err := w.reg.Live(t.Context(), registry.TierLogic)
 		if err == nil && len(live) == 1 {
 			return live[0]
 		}
-		time.Sleep(time.Millisecond)
 	}
 	t.Fatal("no lease")
 	return registry.Lease{}
@@ -188,10 +189,7 @@ func TestServesEdgesByItsLease(t *testing.T) {
 func TestReady(t *testing.T) {
 	w := start(t)
 	ready := w.mods.mods[Module].Ready
-	for range 1000 {
-		if ready() == nil {
-			break
-		}
+	for deadline := time.Now().Add(patience); ready() != nil && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	if err := ready(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,15 +21,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
 
 // counting counts the calls that write routes.
 type counting struct {
@@ -80,16 +72,48 @@ type rig struct {
 	newer  atomic.Int64
 }
 
-func start(t *testing.T, cfg Config) *rig {
+// run starts an announcer in a bubble of fake time.
+func run(t *testing.T, cfg Config, f func(t *testing.T, r *rig)) {
 	t.Helper()
-	r := &rig{reg: &counting{Registry: memregistry.New()}, roster: roster.New()}
-	r.a = New(cfg, r.reg, r.roster, Events{
-		Load: func() int64 { return 3 }, HelloChanged: func() { r.hellos.Add(1) },
-		Missed: func() { r.missed.Add(1) }, Newer: func(*roster.Member) { r.newer.Add(1) },
-	}, prometheus.NewRegistry(), zap.NewNop())
-	r.a.Start(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e1", URL: "ws://e1"})
-	t.Cleanup(func() { r.a.Stop(context.WithoutCancel(t.Context())) })
-	return r
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{reg: &counting{Registry: memregistry.New()}, roster: roster.New()}
+		r.a = New(cfg, r.reg, r.roster, Events{
+			Load: func() int64 { return 3 }, HelloChanged: func() { r.hellos.Add(1) },
+			Missed: func() { r.missed.Add(1) }, Newer: func(*roster.Member) { r.newer.Add(1) },
+		}, prometheus.NewRegistry(), zap.NewNop())
+		r.a.Start(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e1", URL: "ws://e1"})
+		defer r.a.Stop(context.WithoutCancel(t.Context()))
+		f(t, r)
+	})
+}
+
+// user returns the routes that the index has of a user.
+func (r *rig) user(t *testing.T, user wire.UserID) []registry.Route {
+	t.Helper()
+	got, err := r.reg.Lookup(t.Context(), []wire.UserID{user}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got.Users[user]
+}
+
+// group counts the edges that the index names for a group.
+func (r *rig) group(t *testing.T, group wire.GroupID) int {
+	t.Helper()
+	got, err := r.reg.Lookup(t.Context(), nil, []wire.GroupID{group})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(got.Groups[group])
+}
+
+func (r *rig) lastSeen(t *testing.T, user wire.UserID) int64 {
+	t.Helper()
+	got, err := r.reg.LastSeen(t.Context(), []wire.UserID{user})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got[user]
 }
 
 func (r *rig) member(user string, conn int) *roster.Member {
@@ -99,126 +123,143 @@ func (r *rig) member(user string, conn int) *roster.Member {
 }
 
 func TestLogInsAreCollected(t *testing.T) {
-	r := start(t, Config{TTL: time.Hour, Round: time.Hour})
-	r.reg.slow = 20 * time.Millisecond
-	var wg sync.WaitGroup
-	const n = 300
-	for i := range n {
-		m := r.member(fmt.Sprintf("u%d", i), i+1)
-		wg.Go(func() {
-			if !r.a.Put(t.Context(), m) {
-				t.Error("gave way to nobody")
+	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		r.reg.slow = 20 * time.Millisecond
+		var wg sync.WaitGroup
+		const n = 300
+		for i := range n {
+			m := r.member(fmt.Sprintf("u%d", i), i+1)
+			wg.Go(func() {
+				if !r.a.Put(t.Context(), m) {
+					t.Error("gave way to nobody")
+				}
+			})
+		}
+		wg.Wait()
+		// A call under way for each worker, and another for all that came meanwhile.
+		if got := r.reg.puts.Load(); got > 2*dropWorkers {
+			t.Errorf("%d calls for %d log-ins", got, n)
+		}
+		for _, u := range []wire.UserID{"u0", "u299"} {
+			if got := r.user(t, u); len(got) != 1 || got[0].Server != "e1" {
+				t.Errorf("routes of %s: %+v", u, got)
 			}
-		})
-	}
-	wg.Wait()
-	if got := r.reg.puts.Load(); got > n/5 {
-		t.Errorf("%d calls for %d log-ins", got, n)
-	}
-	got, err := r.reg.Lookup(t.Context(), []wire.UserID{"u0", "u299"}, nil)
-	if err != nil || len(got.Users) != 2 || got.Users["u0"][0].Server != "e1" {
-		t.Errorf("look-up %+v, %v", got, err)
-	}
+		}
+	})
 }
 
 func TestGivesWayToANewerConnection(t *testing.T) {
-	r := start(t, Config{TTL: time.Hour, Round: time.Second})
-	_, err := r.reg.Renew(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e2", Epoch: 9, URL: "ws://e2"}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := r.member("bob", 5)
-	if !r.a.Put(t.Context(), old) {
-		t.Fatal("the only one gave way")
-	}
-	route := registry.Route{Conn: 8, Server: "e2", Epoch: 9, Device: "web"}
-	if _, err := r.reg.Registry.PutRoutes(t.Context(), map[wire.UserID][]registry.Route{"bob": {route}}); err != nil {
-		t.Fatal(err)
-	}
-	// The slow round finds that the device is elsewhere now.
-	eventually(t, "the older one is told", func() bool { return r.newer.Load() > 0 })
-	if r.a.Put(t.Context(), r.member("bob", 6)) {
-		t.Error("an older id did not give way at log-in")
-	}
-	if got := r.a.Edges(t.Context()); len(got) != 1 || got[0] != "ws://e2" {
-		t.Errorf("other edges: %v", got)
-	}
-}
-
-func TestUnlistedUntilAnnounced(t *testing.T) {
-	r := start(t, Config{TTL: 300 * time.Millisecond, Round: time.Hour})
-	r.reg.fail.Store(true)
-	if !r.a.Put(t.Context(), r.member("bob", 1)) {
-		t.Fatal("a log-in does not go on without the registry")
-	}
-	if _, _, unlisted := r.a.Hello(); !unlisted || r.hellos.Load() != 1 {
-		t.Fatalf("unlisted %v after %d hellos", unlisted, r.hellos.Load())
-	}
-	time.Sleep(250 * time.Millisecond) // renewals go through, announcing does not
-	if _, _, unlisted := r.a.Hello(); !unlisted {
-		t.Fatal("listed without having announced")
-	}
-	r.reg.fail.Store(false)
-	eventually(t, "it is listed", func() bool { _, _, u := r.a.Hello(); return !u })
-	got, err := r.reg.Lookup(t.Context(), []wire.UserID{"bob"}, nil)
-	if err != nil || len(got.Users["bob"]) != 1 {
-		t.Errorf("look-up %+v, %v", got, err)
-	}
-}
-
-func TestLapseTakesANewEpoch(t *testing.T) {
-	r := start(t, Config{TTL: 150 * time.Millisecond, Round: time.Hour})
-	_, before, _ := r.a.Hello()
-	r.reg.SetAway(true)
-	time.Sleep(250 * time.Millisecond)
-	r.reg.SetAway(false)
-	eventually(t, "sessions are told", func() bool { return r.missed.Load() == 1 })
-	if _, after, unlisted := r.a.Hello(); after <= before || unlisted {
-		t.Errorf("epoch %d after %d, unlisted %v", after, before, unlisted)
-	}
-}
-
-func TestGroupsComeAndGo(t *testing.T) {
-	r := start(t, Config{TTL: time.Hour, Round: time.Hour})
-	where := func() int {
-		got, err := r.reg.Lookup(t.Context(), nil, []wire.GroupID{"g"})
+	run(t, Config{TTL: time.Hour, Round: time.Second}, func(t *testing.T, r *rig) {
+		t.Helper()
+		_, err := r.reg.Renew(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e2", Epoch: 9, URL: "ws://e2"}, time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(got.Groups["g"])
-	}
-	m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1})
-	r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
-	if where() != 1 {
-		t.Fatal("not named")
-	}
-	r.roster.Open(m, []roster.Joined{{Group: "g"}}, 0)
-	_, left := r.roster.Remove(m)
-	// Somebody else enters before the removal is done: its counter is newer.
-	r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
-	r.a.GroupsLeft(left)
-	r.a.AddGroups(t.Context(), []wire.GroupID{"other"})
-	eventually(t, "the queue is worked off", func() bool {
-		got, err := r.reg.Lookup(t.Context(), nil, []wire.GroupID{"other"})
-		return err == nil && len(got.Groups["other"]) == 1
+		old := r.member("bob", 5)
+		if !r.a.Put(t.Context(), old) {
+			t.Fatal("the only one gave way")
+		}
+		route := registry.Route{Conn: 8, Server: "e2", Epoch: 9, Device: "web"}
+		if _, err := r.reg.Registry.PutRoutes(t.Context(), map[wire.UserID][]registry.Route{"bob": {route}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if r.newer.Load() == 0 {
+			t.Error("the slow round did not find that the device is elsewhere now")
+		}
+		if r.a.Put(t.Context(), r.member("bob", 6)) {
+			t.Error("an older id did not give way at log-in")
+		}
+		if got := r.a.Edges(t.Context()); len(got) != 1 || got[0] != "ws://e2" {
+			t.Errorf("other edges: %v", got)
+		}
 	})
-	if where() != 1 {
-		t.Error("a removal that came late took the edge out")
-	}
+}
+
+func TestUnlistedUntilAnnounced(t *testing.T) {
+	run(t, Config{TTL: 300 * time.Millisecond, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		r.reg.fail.Store(true)
+		if !r.a.Put(t.Context(), r.member("bob", 1)) {
+			t.Fatal("a log-in does not go on without the registry")
+		}
+		if _, _, unlisted := r.a.Hello(); !unlisted || r.hellos.Load() != 1 {
+			t.Fatalf("unlisted %v after %d hellos", unlisted, r.hellos.Load())
+		}
+		time.Sleep(250 * time.Millisecond) // renewals go through, announcing does not
+		if _, _, unlisted := r.a.Hello(); !unlisted {
+			t.Fatal("listed without having announced")
+		}
+		r.reg.fail.Store(false)
+		time.Sleep(100 * time.Millisecond)
+		if _, _, unlisted := r.a.Hello(); unlisted {
+			t.Error("not listed with the next renewal")
+		}
+		if got := r.user(t, "bob"); len(got) != 1 {
+			t.Errorf("routes %+v", got)
+		}
+	})
+}
+
+func TestLapseTakesANewEpoch(t *testing.T) {
+	run(t, Config{TTL: 150 * time.Millisecond, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		_, before, _ := r.a.Hello()
+		r.reg.SetAway(true)
+		time.Sleep(225 * time.Millisecond)
+		if r.missed.Load() != 0 {
+			t.Error("sessions are told while the registry is away")
+		}
+		r.reg.SetAway(false)
+		time.Sleep(50 * time.Millisecond) // a renewal
+		if r.missed.Load() != 1 {
+			t.Errorf("sessions are told %d times", r.missed.Load())
+		}
+		if _, after, unlisted := r.a.Hello(); after <= before || unlisted {
+			t.Errorf("epoch %d after %d, unlisted %v", after, before, unlisted)
+		}
+	})
+}
+
+func TestGroupsComeAndGo(t *testing.T) {
+	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1})
+		r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
+		if r.group(t, "g") != 1 {
+			t.Fatal("not named")
+		}
+		r.roster.Open(m, []roster.Joined{{Group: "g"}}, 0)
+		_, left := r.roster.Remove(m)
+		// Somebody else enters before the removal is done: its counter is newer.
+		r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
+		r.a.GroupsLeft(left)
+		synctest.Wait()
+		if r.group(t, "g") != 1 {
+			t.Error("a removal that came late took the edge out")
+		}
+		r.a.GroupsLeft(r.roster.Unreserve([]roster.Joined{{Group: "g"}}))
+		synctest.Wait()
+		if r.group(t, "g") != 0 {
+			t.Error("the edge is named for a group that nobody here is in")
+		}
+	})
 }
 
 func TestDropRemovesTheRouteAndKeepsLastSeen(t *testing.T) {
-	r := start(t, Config{TTL: time.Hour, Round: time.Hour})
-	m := r.member("bob", 1)
-	r.a.Put(t.Context(), m)
-	r.a.Drop(m, 77)
-	eventually(t, "the route is gone", func() bool {
-		got, err := r.reg.Lookup(t.Context(), []wire.UserID{"bob"}, nil)
-		return err == nil && len(got.Users["bob"]) == 0
-	})
-	eventually(t, "last seen is kept", func() bool {
-		got, err := r.reg.LastSeen(t.Context(), []wire.UserID{"bob"})
-		return err == nil && got["bob"] == 77
+	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		m := r.member("bob", 1)
+		r.a.Put(t.Context(), m)
+		r.a.Drop(m, 77)
+		synctest.Wait()
+		if got := r.user(t, "bob"); len(got) != 0 {
+			t.Errorf("routes %+v", got)
+		}
+		if got := r.lastSeen(t, "bob"); got != 77 {
+			t.Errorf("last seen %d", got)
+		}
 	})
 }
 

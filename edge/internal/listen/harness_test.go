@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	)
 }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
@@ -113,7 +113,7 @@ func start(t *testing.T, change func(*Config, *session.Limits)) *rig {
 	}
 	reg := prometheus.NewRegistry()
 	h := &hub{sessions: map[*session.Session]wire.UserID{}, reasons: map[session.Reason]int{}}
-	cfg := Config{Addr: "127.0.0.1:0", HeadBytes: 4096, HeadTimeout: patience}
+	cfg := Config{Addr: "127.0.0.1:0", HeadBytes: 4096, HeadTimeout: patience, CutTime: patience}
 	env := &session.Env{
 		Limits: session.Limits{
 			QueueBytes: 64 << 20, AuthTimeout: patience, AuthBytes: 8192, Heartbeat: time.Minute,
@@ -131,7 +131,7 @@ func start(t *testing.T, change func(*Config, *session.Limits)) *rig {
 	if err := r.srv.Serve(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.close(2 * time.Second) })
+	t.Cleanup(func() { r.close(patience) })
 	return r
 }
 

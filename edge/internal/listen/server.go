@@ -35,6 +35,7 @@ type Config struct {
 	MaxPerIP    int           // per address; 0: no limit
 	HeadBytes   int           // of the request head
 	HeadTimeout time.Duration // from accept to the upgrade
+	CutTime     time.Duration // in which connections that Close has cut end
 }
 
 // Server accepts connections and gives each a session.
@@ -188,7 +189,7 @@ func (srv *Server) Close(ctx context.Context, r session.Reason) error {
 	if srv.empty(ctx) != nil {
 		srv.each((*Conn).Abort)
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), srv.cfg.CutTime)
 	defer cancel()
 	err := srv.empty(last)
 	srv.cancel()

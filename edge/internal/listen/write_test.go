@@ -81,7 +81,7 @@ func TestFullSocketsAreWokenEachTime(t *testing.T) {
 	if got := len(r.conns()); got != clients {
 		t.Errorf("%d of %d still stand", got, clients)
 	}
-	r.close(2 * time.Second)
+	r.close(patience)
 	if got := r.metric("write_waiting", ""); got != 0 {
 		t.Errorf("%v sockets are still watched", got)
 	}

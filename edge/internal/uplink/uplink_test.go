@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"sync"
 	"testing"
@@ -39,7 +40,7 @@ type logic struct {
 	srv  *grpc.Server
 	mu   sync.Mutex
 	got  []int32
-	fail bool
+	fail int // log-ins that fail
 	hold chan struct{}
 }
 
@@ -66,7 +67,8 @@ func startLogic(t *testing.T) *logic {
 func (l *logic) Login(context.Context, *rpcpb.LoginRequest) (*rpcpb.LoginReply, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fail {
+	if l.fail > 0 {
+		l.fail--
 		return nil, errors.New("no")
 	}
 	return &rpcpb.LoginReply{HistoryEpoch: l.addr}, nil
@@ -139,7 +141,13 @@ func (s *side) counts() (answers, broken int) {
 
 func start(t *testing.T, s *side, queue int, addrs ...string) *Client {
 	t.Helper()
-	c := New(Config{Server: "e1", Addrs: addrs, QueueFrames: queue, LoginWait: time.Second}, s, s, prometheus.NewRegistry(), zap.NewNop())
+	return startWith(t, s, Config{Addrs: addrs, QueueFrames: queue, LoginWait: time.Minute})
+}
+
+func startWith(t *testing.T, s *side, cfg Config) *Client {
+	t.Helper()
+	cfg.Server = "e1"
+	c := New(cfg, s, s, prometheus.NewRegistry(), zap.NewNop())
 	c.Start(t.Context())
 	t.Cleanup(c.Stop)
 	return c
@@ -238,19 +246,15 @@ func TestDrainingAndVanishedLogics(t *testing.T) {
 
 func TestLoginTriesUntilTheTimeIsOver(t *testing.T) {
 	l, s := startLogic(t), &side{}
-	l.fail = true
-	c := start(t, s, 100, l.addr)
+	l.fail = math.MaxInt
+	c := startWith(t, s, Config{Addrs: []string{l.addr}, LoginWait: 3 * loginPause})
 	if _, err := c.Login(t.Context(), &rpcpb.LoginRequest{}); !errors.Is(err, ErrNoLogic) {
 		t.Fatalf("got %v", err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		time.Sleep(300 * time.Millisecond)
-		l.mu.Lock()
-		l.fail = false
-		l.mu.Unlock()
-	})
-	defer wg.Wait()
+	l.mu.Lock()
+	l.fail = 2
+	l.mu.Unlock()
+	c = start(t, s, 100, l.addr)
 	r, err := c.Login(t.Context(), &rpcpb.LoginRequest{})
 	if err != nil || r.GetHistoryEpoch() != l.addr {
 		t.Fatalf("%v, %v", r, err)

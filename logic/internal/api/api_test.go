@@ -48,13 +48,19 @@ type fixture struct {
 
 func setup(t *testing.T, with ...func(*Deps)) *fixture {
 	t.Helper()
+	return setupWaiting(t, time.Minute, with...)
+}
+
+// setupWaiting sets up with a budget for verdicts.
+func setupWaiting(t *testing.T, budget time.Duration, with ...func(*Deps)) *fixture {
+	t.Helper()
 	f := &fixture{t: t, store: memstore.New(), reg: memregistry.New(), client: &http.Client{Transport: &http.Transport{}}}
 	f.log = logictest.New(t.Context(), f.store)
 	g := idgen.New(1, 0, time.Now)
 	g.Extend(time.Now().Add(time.Hour).UnixMilli())
 	var cfg message.Config
 	cfg.RegisterFlags(flag.NewFlagSet("t", flag.ContinueOnError), "logic.")
-	cfg.WaitBudget = 200 * time.Millisecond
+	cfg.LookBudget, cfg.WaitBudget = time.Minute, budget
 	msgs, err1 := message.New(cfg, message.Deps{Produce: f.log, Store: f.store, Index: f.reg, IDs: g})
 	groups, err2 := group.New(f.store, msgs)
 	hist, err3 := history.New(history.Deps{Store: f.store, Index: f.reg})
@@ -147,6 +153,24 @@ func (f *fixture) as(user string, status int, method, path, body string, headers
 	}
 	_ = f.log.Flush(f.t.Context())
 	return a
+}
+
+// shortBudget is for commands without a verdict. Others may miss theirs, too,
+// and want decided.
+const shortBudget = 50 * time.Millisecond
+
+// decided repeats a command under its key until there is a verdict, 200.
+func (f *fixture) decided(user, method, path, body, key string) {
+	f.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	a := f.call(f.token(user), method, path, body, "Idempotency-Key", key)
+	for a.status == http.StatusAccepted && time.Now().Before(deadline) {
+		a = f.call(f.token(user), method, path, body, "Idempotency-Key", key)
+	}
+	if a.status != http.StatusOK {
+		f.t.Fatalf("%s %s as %s: %d %s", method, path, user, a.status, a.body)
+	}
+	_ = f.log.Flush(f.t.Context())
 }
 
 func get[T any](t *testing.T, a answer) T {

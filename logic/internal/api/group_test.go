@@ -74,7 +74,7 @@ func TestIdempotencyKey(t *testing.T) {
 }
 
 func TestOperations(t *testing.T) {
-	f := setup(t)
+	f := setupWaiting(t, shortBudget)
 	f.log.StopMachine(true)
 	a := f.as("alice", 202, "POST", "/v1/groups", `{"id":"team","name":"A"}`, "Idempotency-Key", "k1")
 	op := get[message.Operation](t, a)
@@ -86,7 +86,7 @@ func TestOperations(t *testing.T) {
 		t.Errorf("pending: %+v", got)
 	}
 	f.log.StopMachine(false)
-	f.as("alice", 200, "POST", "/v1/groups", `{"id":"team","name":"A"}`, "Idempotency-Key", "k1")
+	f.decided("alice", "POST", "/v1/groups", `{"id":"team","name":"A"}`, "k1")
 	if got := get[message.Operation](t, f.as("alice", 200, "GET", path, "")); !got.Done || got.Code != "" || got.Conv != "g:team" {
 		t.Errorf("done: %+v", got)
 	}

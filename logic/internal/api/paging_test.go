@@ -145,13 +145,18 @@ func TestOneKeyAtOnce(t *testing.T) {
 	if n := len(get[history.Conversations](t, f.as("alice", 200, "GET", "/v1/conversations", "")).Conversations); n != 1 {
 		t.Errorf("%d groups", n)
 	}
+}
+
+func TestOneKeyUndecided(t *testing.T) {
+	f := setupWaiting(t, shortBudget)
+	f.decided("alice", "POST", "/v1/groups", `{"id":"team","name":"A"}`, "k1")
 	f.log.StopMachine(true)
-	first := f.as("alice", 202, "PATCH", "/v1/groups/"+string(get[group.Info](t, got[0]).ID), `{"name":"B"}`, "Idempotency-Key", "k2")
-	again := f.as("alice", 202, "PATCH", "/v1/groups/"+string(get[group.Info](t, got[0]).ID), `{"name":"B"}`, "Idempotency-Key", "k2")
+	first := f.as("alice", 202, "PATCH", "/v1/groups/team", `{"name":"B"}`, "Idempotency-Key", "k2")
+	again := f.as("alice", 202, "PATCH", "/v1/groups/team", `{"name":"B"}`, "Idempotency-Key", "k2")
 	if first.body != again.body {
 		t.Errorf("another operation: %s and %s", first.body, again.body)
 	}
-	f.as("alice", 409, "PATCH", "/v1/groups/"+string(get[group.Info](t, got[0]).ID), `{"name":"C"}`, "Idempotency-Key", "k2")
+	f.as("alice", 409, "PATCH", "/v1/groups/team", `{"name":"C"}`, "Idempotency-Key", "k2")
 }
 
 // What is busy says when to come again.

@@ -20,7 +20,7 @@ func (f *fixture) raw(request string) string {
 		f.t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		f.t.Fatal(err)
 	}
 	sent := make(chan struct{})

@@ -53,6 +53,7 @@ func defaults(t *testing.T) Config {
 	t.Helper()
 	var cfg Config
 	cfg.RegisterFlags(flag.NewFlagSet("t", flag.ContinueOnError), "logic.")
+	cfg.LookBudget, cfg.WaitBudget = time.Minute, time.Minute
 	return cfg
 }
 
@@ -107,12 +108,11 @@ func toGroup(g, id string) wire.Send {
 // acked waits until the reservation is marked.
 func (f *fixture) acked(t *testing.T, conv wire.ConvID, from wire.UserID, id string) {
 	t.Helper()
-	for range 2000 {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		got, err := f.reg.Reserve(t.Context(), []registry.Reservation{{Conv: conv, From: from, ClientID: id, ID: 1}})
 		if err == nil && got[0].Acked > 0 {
 			return
 		}
-		time.Sleep(time.Millisecond)
 	}
 	t.Fatal("the reservation was not marked")
 }

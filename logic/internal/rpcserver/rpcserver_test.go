@@ -80,6 +80,7 @@ func setup(t *testing.T) *world {
 	g.Extend(time.Now().Add(time.Hour).UnixMilli())
 	var cfg message.Config
 	cfg.RegisterFlags(flag.NewFlagSet("t", flag.ContinueOnError), "logic.")
+	cfg.LookBudget, cfg.WaitBudget = time.Minute, time.Minute
 	msgs, err1 := message.New(cfg, message.Deps{Produce: w.log, Store: w.store, Index: reg, IDs: g})
 	hist, err2 := history.New(history.Deps{Store: w.store, Index: reg})
 	cur, err3 := receipt.New(receipt.Deps{Store: w.store, Index: reg, Produce: w.log, LargeGroup: 500})
