@@ -23,6 +23,12 @@ const busyResponse = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nCont
 // up to 8 MiB, and never takes it back: this is what bounds it.
 const receiveBuffer = 64 << 10
 
+// sendBuffer is what the kernel may hold of one connection's output (it takes
+// twice that). By itself it would grow to 4 MiB: a slow client would pin that
+// much, nothing of it counted by the session's queue, and be told to be
+// writable only once a third of it has left, so late that it looks dead.
+const sendBuffer = 128 << 10
+
 // wholeNet is how much of an IPv6 address counts as one place: less is for its
 // owner to choose.
 const wholeNet = 64
@@ -49,7 +55,9 @@ func newAcceptor(ctx context.Context, cfg Config, m *metrics) (*acceptor, error)
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var serr error
 		err := rc.Control(func(fd uintptr) {
-			serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+			serr = errors.Join( // connections inherit both
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer),
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer))
 		})
 		return errors.Join(err, serr)
 	}}

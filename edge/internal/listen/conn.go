@@ -77,14 +77,14 @@ func (c *Conn) input(b []byte) {
 	if c.discard {
 		return
 	}
-	if !c.s.Received(len(b)) {
-		c.discard = true
-		return
-	}
-	if !c.upgraded.Load() {
+	if !c.upgraded.Load() { // the head has a bound of its own
 		if b = c.handshake(b); len(b) == 0 {
 			return
 		}
+	}
+	if !c.s.Received(len(b)) {
+		c.discard = true
+		return
 	}
 	if err := c.parser.Feed(b, c.s); err != nil {
 		c.discard = true

@@ -25,7 +25,7 @@ type request struct {
 	clientID string
 }
 
-// Received counts bytes off the socket. False: too many before auth.
+// Received counts bytes off the upgraded socket. False: too many before auth.
 func (s *Session) Received(n int) bool {
 	if s.received.Load() < 0 {
 		return true // authenticated: the budget is over
@@ -43,6 +43,9 @@ func (s *Session) Received(n int) bool {
 
 // Upgraded takes what the upgrade said; with a token it is the auth.
 func (s *Session) Upgraded(u *ws.Upgrade) {
+	s.mu.Lock()
+	s.framed = true
+	s.mu.Unlock()
 	if u.Token == "" {
 		return
 	}
@@ -285,16 +288,39 @@ func (s *Session) Down(d *rpcpb.Down) bool {
 	if s.state != Open || s.queued > s.env.Limits.QueueBytes && !s.tryLocked() {
 		return false
 	}
-	if op := wire.Op(d.GetAnswers()); op != 0 {
-		for i := range s.inflight {
-			if r := &s.inflight[i]; r.op == op && r.seq == d.GetSeq() {
-				s.dropRequestLocked(i)
-				break
-			}
-		}
+	if i := s.requestLocked(d); i >= 0 {
+		s.dropRequestLocked(i)
 	}
 	s.answerLocked(wire.Frame{Op: wire.Op(d.GetOp()), Seq: d.GetSeq(), Body: d.GetBody()})
 	return true
+}
+
+// requestLocked finds what an answer of logic answers, -1 for none: sends whose
+// envelopes carry the same seq, or none, by their client_id.
+func (s *Session) requestLocked(d *rpcpb.Down) int {
+	op, found := wire.Op(d.GetAnswers()), -1
+	if op == 0 {
+		return found
+	}
+	var id string
+	for i := range s.inflight {
+		r := &s.inflight[i]
+		switch {
+		case r.op != op || r.seq != d.GetSeq():
+		case found < 0:
+			found = i
+		default:
+			if id == "" {
+				if id = clientID(op, d.GetBody()); id == s.inflight[found].clientID {
+					return found
+				}
+			}
+			if r.clientID == id {
+				return i
+			}
+		}
+	}
+	return found
 }
 
 func (s *Session) dropRequestLocked(i int) {

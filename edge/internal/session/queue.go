@@ -186,7 +186,7 @@ func (s *Session) unlockAndFlush() {
 			continue
 		}
 		if errors.Is(err, ErrFull) {
-			s.stallLocked(n)
+			s.stallLocked()
 		} else {
 			s.gone, s.queue, s.queued = true, nil, 0
 		}
@@ -255,6 +255,9 @@ func (s *Session) advanceLocked(n int) {
 		return
 	}
 	s.env.Metrics.bytes.Add(float64(n))
+	if s.stallAt != 0 { // it moves, also where the next write finds it full
+		s.stallAt = s.env.Now()
+	}
 	s.queued -= n
 	n += s.offset
 	k := 0
@@ -269,10 +272,10 @@ func (s *Session) advanceLocked(n int) {
 }
 
 // stallLocked notes that the socket is full.
-func (s *Session) stallLocked(n int) {
+func (s *Session) stallLocked() {
 	s.stalled = true
 	s.env.Metrics.stalls.Inc()
-	if n > 0 || s.stallAt == 0 {
+	if s.stallAt == 0 {
 		s.stallAt = s.env.Now()
 	}
 }
@@ -297,7 +300,7 @@ func (s *Session) close(r Reason, code int) {
 		s.queue = s.queue[:1]
 		s.queued = len(s.queue[0]) - s.offset
 	}
-	if code != 0 && !s.gone {
+	if code != 0 && !s.gone && s.framed {
 		s.enqueueLocked(ws.AppendClose(nil, code, r.String()))
 	}
 	s.env.Metrics.byReason[r].Inc()

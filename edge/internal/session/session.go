@@ -104,6 +104,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	state    State
+	framed   bool // upgraded: what leaves from here on are frames
 	binary   bool // framing of its auth
 	reason   Reason
 	writing  bool // somebody is in flush

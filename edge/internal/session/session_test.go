@@ -54,6 +54,7 @@ func newWorld(t *testing.T) *world {
 		},
 		Hub: w, Metrics: NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: func() int64 { return w.now },
 	}, w)
+	w.s.Upgraded(&ws.Upgrade{})
 	return w
 }
 
@@ -252,6 +253,34 @@ func (w *world) set(arg []string) {
 		case "well":
 			w.noLogic, w.full, w.broken = false, false, false
 		}
+	}
+}
+
+// A write that is taken whole is progress, also where the next one finds the
+// socket full again.
+func TestAWholeWriteIsProgress(t *testing.T) {
+	w := newWorld(t)
+	w.s.env.Limits.QueueBytes = 1 << 20
+	for _, line := range []string{"text " + `{"op":"auth","body":{"token":"T","device":"web"}}`, "identify 600000", "open", "room 0"} {
+		w.do(line)
+	}
+	const n = 2 * maxIovecs
+	for i := range n {
+		w.s.Push(&Shared{Op: wire.OpMsg, Conv: "p:a:b", Seq: int64(i + 1), Body: []byte(`"x"`)})
+	}
+	w.s.Flush()
+	w.now += 9_900
+	w.room = w.s.queued / n * maxIovecs
+	w.s.Writable()
+	w.now += 200
+	w.s.Tick(w.now)
+	if r := w.s.Reason(); r != None {
+		t.Errorf("closed with %v though half of it left", r)
+	}
+	w.now += 10_000
+	w.s.Tick(w.now)
+	if r := w.s.Reason(); r != TooSlow {
+		t.Errorf("reason %v after 10 s without progress", r)
 	}
 }
 
