@@ -94,7 +94,7 @@ func (t *tier) admit(ctx context.Context, m *roster.Member, reply *rpcpb.LoginRe
 		return false
 	}
 	if t.roster.Stale(m) {
-		t.push.LagAll() // something was lost while it logged in: its groups are read again
+		t.push.Lag(m) // something was lost while it logged in: its groups are read again
 	}
 	if h := t.history.Load(); h == nil || *h != reply.GetHistoryEpoch() {
 		own := reply.GetHistoryEpoch()

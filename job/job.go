@@ -105,7 +105,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	}
 	var err error
 	t.deliverer, err = deliver.New(cfg.Deliver, deliver.Deps{
-		Log: t.log, Metrics: d.Metrics, Registry: d.Registry, Producer: d.Producer,
+		Server: wire.ServerID(cfg.ID), Log: t.log, Metrics: d.Metrics, Registry: d.Registry, Producer: d.Producer,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("job: %w", err)

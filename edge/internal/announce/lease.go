@@ -87,13 +87,7 @@ func (a *Announcer) renew(ctx context.Context) {
 	if due && !a.announceAll(ctx, l) {
 		return
 	}
-	a.mu.Lock()
-	listed := a.unlisted && !a.owes
-	a.mu.Unlock()
-	if listed {
-		a.setUnlisted(false)
-	}
-	if listed || whole {
+	if listed := a.list(); listed || whole {
 		// Between a write that failed, or the index being emptied, and the jobs
 		// being told, pushes may have passed this edge by.
 		a.events.Missed()
@@ -115,7 +109,7 @@ func (a *Announcer) present(start time.Time) registry.Lease {
 	if lapsed {
 		a.metrics.lapses.Inc()
 		a.log.Warn("the lease lapsed; all sessions are announced anew", zap.Uint64("epoch", l.Epoch))
-		a.setUnlisted(true)
+		a.unlist()
 	}
 	return l
 }
@@ -138,17 +132,35 @@ func (a *Announcer) Unlist(call string, err error) {
 	a.mu.Lock()
 	a.owes = true
 	a.mu.Unlock()
-	a.setUnlisted(true)
+	a.unlist()
 }
 
-func (a *Announcer) setUnlisted(to bool) {
+// list ends being unlisted, unless something else could not be written
+// meanwhile. True: it was unlisted until now.
+func (a *Announcer) list() bool {
 	a.mu.Lock()
-	changed := a.unlisted != to
-	a.unlisted = to
-	a.mu.Unlock()
-	if !changed {
-		return
+	listed := a.unlisted && !a.owes
+	if listed {
+		a.unlisted = false
 	}
+	a.mu.Unlock()
+	if listed {
+		a.listingChanged(false)
+	}
+	return listed
+}
+
+func (a *Announcer) unlist() {
+	a.mu.Lock()
+	changed := !a.unlisted
+	a.unlisted = true
+	a.mu.Unlock()
+	if changed {
+		a.listingChanged(true)
+	}
+}
+
+func (a *Announcer) listingChanged(to bool) {
 	a.log.Info("listing in the registry changed", zap.Bool("unlisted", to))
 	a.metrics.unlisted.Set(0)
 	if to {

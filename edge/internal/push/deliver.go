@@ -70,7 +70,7 @@ func (s *Server) away(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, users 
 	st.mu.Unlock()
 	if ended {
 		s.mu.Lock()
-		s.orphanLocked([]*rpcpb.NotHere{n})
+		s.orphanLocked(st.job, []*rpcpb.NotHere{n})
 		s.mu.Unlock()
 	}
 }

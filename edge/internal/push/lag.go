@@ -17,12 +17,22 @@ const (
 )
 
 // LagAll has LagRun tell all sessions that they may have missed anything.
-func (s *Server) LagAll() { signal(s.lagWake) }
+func (s *Server) LagAll() { s.lag(func() { s.lagAll = true }) }
 
-// LagRun tells sessions after LagAll, paced, until ctx ends. Where changes of
-// groups were lost it first reads each session's groups again; those whose
-// groups could not be read are tried again by themselves, so that nobody syncs
-// twice for one loss.
+// Lag is LagAll for one session.
+func (s *Server) Lag(m *roster.Member) { s.lag(func() { s.lagSome = append(s.lagSome, m) }) }
+
+func (s *Server) lag(note func()) {
+	s.lagMu.Lock()
+	note()
+	s.lagMu.Unlock()
+	signal(s.lagWake)
+}
+
+// LagRun tells sessions after LagAll and Lag, paced, until ctx ends. Where
+// changes of groups were lost it first reads each session's groups again; those
+// whose groups could not be read are tried again by themselves, so that nobody
+// syncs twice for one loss.
 func (s *Server) LagRun(ctx context.Context) {
 	var behind []*roster.Member
 	for {
@@ -34,10 +44,16 @@ func (s *Server) LagRun(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.lagWake:
-			behind = s.lagEach(ctx, s.roster.All(nil))
 		case <-again:
-			behind = s.lagEach(ctx, behind)
 		}
+		s.lagMu.Lock()
+		all, some := s.lagAll, s.lagSome
+		s.lagAll, s.lagSome = false, nil
+		s.lagMu.Unlock()
+		if some = append(behind, some...); all {
+			some = s.roster.All(nil)
+		}
+		behind = s.lagEach(ctx, some)
 	}
 }
 

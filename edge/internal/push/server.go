@@ -59,21 +59,23 @@ type Server struct {
 	log      *zap.Logger
 	metrics  *metrics
 
-	positions rpc.Positions
-	seed      maphash.Seed
-	order     [stripes]sync.Mutex // held while a partition's frame is passed on
+	// A position is told once its frame is passed on, so that who is not here is
+	// told no later.
+	admitted, passed rpc.Positions
+	seed             maphash.Seed
+	order            [stripes]sync.Mutex // held while a partition's frame is passed on
 
-	// gate keeps reply from telling a position whose frame is still being
-	// passed on: who is not here must be told no later than the position.
-	gate      sync.RWMutex
 	receivers sync.WaitGroup
 
-	lagWake chan struct{} // holds a value when all sessions are to be told
+	lagMu   sync.Mutex
+	lagWake chan struct{}    // holds a value when somebody is to be told
+	lagAll  bool             // all sessions
+	lagSome []*roster.Member // these, once their groups are read
 
 	mu       sync.Mutex
 	streams  map[*stream]struct{}
-	orphans  []*rpcpb.NotHere // left by streams that ended
-	orphaned int              // users of orphans
+	orphans  []orphan // left by streams that ended
+	orphaned int      // users of orphans
 }
 
 // New returns the server of an edge. LagRun must run for lost to be told.
@@ -84,8 +86,15 @@ func New(r *roster.Roster, g Groups, id Identity, reg prometheus.Registerer, log
 	}
 }
 
+// orphan waits for the next stream of its job: others do not know of it.
+type orphan struct {
+	*rpcpb.NotHere
+	job wire.ServerID
+}
+
 // stream is one job's.
 type stream struct {
+	job    wire.ServerID
 	cancel context.CancelCauseFunc
 	tell   chan struct{} // holds a value when not-here should be told at once
 	told   chan struct{} // holds a value after it was
@@ -129,7 +138,7 @@ func (s *Server) HelloChanged() {
 func (s *Server) Push(gs rpcpb.Edge_PushServer) error {
 	ctx, cancel := context.WithCancelCause(gs.Context())
 	defer cancel(nil)
-	st := &stream{cancel: cancel, tell: make(chan struct{}, 1), told: make(chan struct{}, 1)}
+	st := &stream{job: rpc.ServerOf(gs.Context()), cancel: cancel, tell: make(chan struct{}, 1), told: make(chan struct{}, 1)}
 	s.mu.Lock()
 	s.streams[st] = struct{}{}
 	s.mu.Unlock()
@@ -137,7 +146,7 @@ func (s *Server) Push(gs rpcpb.Edge_PushServer) error {
 	defer s.end(st)
 	// Registered first, so that a change while the hello is made ends us, too.
 	server, epoch, unlisted := s.identity()
-	told, version := s.positions.Since(0)
+	told, version := s.passed.Since(0)
 	err := gs.Send(&rpcpb.PushReply{Hello: &rpcpb.EdgeHello{
 		Server: string(server), Epoch: epoch, Unlisted: unlisted, Positions: told,
 	}})
@@ -150,8 +159,8 @@ func (s *Server) Push(gs rpcpb.Edge_PushServer) error {
 	return s.reply(ctx, gs, st, version)
 }
 
-// end forgets a stream. What it has not told is left to the next one, whose
-// hello names positions past it.
+// end forgets a stream. What it has not told is left to its job's next one,
+// whose hello names positions past it.
 func (s *Server) end(st *stream) {
 	st.mu.Lock()
 	st.ended = true
@@ -160,15 +169,15 @@ func (s *Server) end(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, st)
-	s.orphanLocked(left)
+	s.orphanLocked(st.job, left)
 	s.metrics.streams.Dec()
 }
 
 // orphanLocked keeps not-here that its stream cannot tell; where that is too
 // much, the newer half of it.
-func (s *Server) orphanLocked(left []*rpcpb.NotHere) {
-	s.orphans = append(s.orphans, left...)
+func (s *Server) orphanLocked(job wire.ServerID, left []*rpcpb.NotHere) {
 	for _, n := range left {
+		s.orphans = append(s.orphans, orphan{n, job})
 		s.orphaned += len(n.GetUsers())
 	}
 	if s.orphaned <= maxOrphans {
@@ -232,14 +241,12 @@ func (s *Server) reply(ctx context.Context, gs rpcpb.Edge_PushServer, st *stream
 	defer t.Stop()
 	for {
 		r := &rpcpb.PushReply{}
-		s.gate.Lock()
-		r.Positions, version = s.positions.Since(version)
-		s.gate.Unlock()
+		r.Positions, version = s.passed.Since(version)
 		r.NotHere = s.takeNotHere(st)
 		if len(r.GetPositions()) > 0 || len(r.GetNotHere()) > 0 {
 			if err := gs.Send(r); err != nil {
 				s.mu.Lock()
-				s.orphanLocked(r.GetNotHere())
+				s.orphanLocked(st.job, r.GetNotHere())
 				s.mu.Unlock()
 				return fmt.Errorf("send positions: %w", err)
 			}
@@ -260,8 +267,14 @@ func (s *Server) reply(ctx context.Context, gs rpcpb.Edge_PushServer, st *stream
 // takeNotHere takes what is to be told on a stream.
 func (s *Server) takeNotHere(st *stream) []*rpcpb.NotHere {
 	s.mu.Lock()
-	left := s.orphans
-	s.orphans, s.orphaned = nil, 0
+	var left []*rpcpb.NotHere
+	s.orphans = slices.DeleteFunc(s.orphans, func(o orphan) bool {
+		if o.job == st.job {
+			left = append(left, o.NotHere)
+			s.orphaned -= len(o.GetUsers())
+		}
+		return o.job == st.job
+	})
 	s.mu.Unlock()
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -270,16 +283,15 @@ func (s *Server) takeNotHere(st *stream) []*rpcpb.NotHere {
 
 // frame passes one record's effects on, in order.
 func (s *Server) frame(ctx context.Context, st *stream, f *rpcpb.PushFrame, p *pass) {
-	s.gate.RLock()
-	defer s.gate.RUnlock()
 	if at := f.GetAt(); at != nil {
 		lock := &s.order[maphash.Comparable(s.seed, rpc.PartitionOf(at))%stripes]
 		lock.Lock()
 		defer lock.Unlock()
-		if !s.positions.Admit(at, f.GetLost()) {
+		if !s.admitted.Admit(at, f.GetLost()) {
 			s.metrics.repeats.Inc()
 			return
 		}
+		defer s.passed.Admit(at, f.GetLost()) // before the lock is given up
 	}
 	s.metrics.frames.Inc()
 	if f.GetLost() {
@@ -313,7 +325,9 @@ func (s *Server) join(ctx context.Context, g wire.GroupID, us []wire.UserID, p *
 	}
 	unsettled := s.groups.Unsettled()
 	if fresh || unsettled {
-		s.groups.AddGroups(ctx, []wire.GroupID{g})
+		// The stream may end meanwhile; that is no failure of the registry, for
+		// which the edge would be unlisted.
+		s.groups.AddGroups(context.WithoutCancel(ctx), []wire.GroupID{g})
 	} else {
 		s.groups.Recount(g)
 	}

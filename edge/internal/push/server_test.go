@@ -202,13 +202,15 @@ type job struct {
 	replies int
 }
 
-func (r *rig) job() *job {
+func (r *rig) job() *job { return r.jobNamed("job") }
+
+func (r *rig) jobNamed(name wire.ServerID) *job {
 	r.t.Helper()
 	cc, err := rpc.Dial(r.addr)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
+	ctx, cancel := context.WithCancel(rpc.WithServer(context.WithoutCancel(r.t.Context()), name))
 	j := &job{t: r.t, cancel: cancel, at: map[int32]int64{}}
 	if j.st, err = rpcpb.NewEdgeClient(cc).Push(ctx); err != nil {
 		r.t.Fatal(err)
@@ -394,21 +396,27 @@ func TestManyAbsentUsers(t *testing.T) {
 // What a stream could not tell any more is told on the next one.
 func TestAbsentUsersOfAStreamThatEnded(t *testing.T) {
 	r := start(t)
-	st := &stream{tell: make(chan struct{}, 1), told: make(chan struct{}, 1)}
+	st := &stream{job: "j", tell: make(chan struct{}, 1), told: make(chan struct{}, 1)}
 	st.cancel = func(error) {}
 	r.srv.streams[st] = struct{}{}
 	var p pass
 	r.srv.frame(t.Context(), st, frame(1, 1, msg("x", "before")), &p)
 	r.srv.end(st)
 	r.srv.frame(t.Context(), st, frame(1, 2, msg("x", "after")), &p)
-	j := r.job()
+	other := r.jobNamed("other")
+	other.push(frame(2, 1))
+	eventually(t, "another job is told a position", func() bool { return other.position(2) == 1 })
+	j := r.jobNamed("j")
 	eventually(t, "both are told", func() bool { return len(j.absent()) == 2 })
+	if got := other.absent(); len(got) > 0 {
+		t.Errorf("a job that knows nothing of it is told %v", got)
+	}
 	if diff := cmp.Diff([]string{"before", "after"}, j.absent()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	r.srv.mu.Lock()
 	for range 3 * maxOrphans {
-		r.srv.orphanLocked([]*rpcpb.NotHere{{Users: []string{"x"}}})
+		r.srv.orphanLocked("gone", []*rpcpb.NotHere{{Users: []string{"x"}}})
 	}
 	if got := len(r.srv.orphans); got > maxOrphans || got < maxOrphans/4 {
 		t.Errorf("%d are kept for a job that never comes", got)

@@ -8,7 +8,6 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
@@ -130,7 +129,7 @@ func (l *link) run(ctx context.Context) {
 
 // stream opens one stream and works until it breaks.
 func (l *link) stream(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, "server", string(l.c.cfg.Server)))
+	ctx, cancel := context.WithCancel(rpc.WithServer(ctx, l.c.cfg.Server))
 	defer cancel()
 	st, err := l.logic.Uplink(ctx)
 	if err != nil {

@@ -49,9 +49,10 @@ type Producer interface {
 	Partitions(topic string) int32
 }
 
-// Deps is what a Deliverer works with. Producer may be nil: then nothing is
+// Deps is what a Deliverer works with. Server is this job's name. Producer may be nil: then nothing is
 // produced to im_offline_messages.
 type Deps struct {
+	Server   wire.ServerID
 	Log      *zap.Logger
 	Metrics  prometheus.Registerer
 	Registry Registry

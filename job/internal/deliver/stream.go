@@ -179,7 +179,7 @@ func (s *Streams) serve(ctx context.Context, server wire.ServerID, tg target) {
 
 // stream runs one push stream to its end; stood says that it got a hello.
 func (s *Streams) stream(ctx context.Context, server wire.ServerID, e *Edge, cc *grpc.ClientConn) (stood bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(rpc.WithServer(ctx, s.d.d.Server))
 	defer cancel()
 	select {
 	case <-e.again: // asked for before this stream: its hello will do

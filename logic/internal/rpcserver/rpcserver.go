@@ -22,10 +22,10 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/starling-im/starling/common/record/recordpb"
+	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -168,16 +168,11 @@ func (s *Server) historyEpoch(ctx context.Context) (string, error) {
 
 // Uplink handles one stream until it ends or the server drains.
 func (s *Server) Uplink(raw rpcpb.Logic_UplinkServer) error {
-	server := ""
-	if md, ok := metadata.FromIncomingContext(raw.Context()); ok {
-		if v := md.Get("server"); len(v) > 0 {
-			server = v[0]
-		}
-	}
-	if !wire.ValidID(server) {
+	server := rpc.ServerOf(raw.Context())
+	if server == "" {
 		return status.Error(codes.InvalidArgument, "metadata server does not name an edge")
 	}
 	s.d.Metrics.streams.Inc()
 	defer s.d.Metrics.streams.Dec()
-	return newStream(s, raw, server).run()
+	return newStream(s, raw, string(server)).run()
 }
