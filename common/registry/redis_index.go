@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"time"
@@ -17,6 +18,8 @@ const (
 	// routesTTL removes the routes of users who never came back after their edge
 	// died. Edges announce what lives much more often.
 	routesTTL = 24 * time.Hour
+	// counterStep bounds the steps of a counter: 8 billion of them fit.
+	counterStep = 1 << 30
 )
 
 func (r *Redis) connKey(u wire.UserID) string   { return r.key("user:conn", string(u)) }
@@ -223,12 +226,15 @@ func (r *Redis) DropRoute(ctx context.Context, u wire.UserID, rt Route) error {
 	})
 }
 
-// AddGroupEdge implements Index.
+// AddGroupEdge implements Index. Counters grow by steps that nobody can guess,
+// so that one which begins anew, because its field was removed or the index
+// emptied, is not what a late removal knows.
 func (r *Redis) AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error) {
 	cmds := make([]*redis.IntCmd, len(groups))
 	err := r.pipe(ctx, "add_group_edge", func(p redis.Pipeliner) {
 		for i, g := range groups {
-			cmds[i] = p.HIncrBy(ctx, r.edgesKey(g), string(server), 1)
+			cmds[i] = p.HIncrBy(ctx, r.edgesKey(g), string(server), 1+rand.Int64N(counterStep))
+			p.Expire(ctx, r.edgesKey(g), routesTTL)
 		}
 	})
 	if err != nil {

@@ -115,7 +115,8 @@ type Index interface {
 	PutRoutes(ctx context.Context, routes map[wire.UserID][]Route) (map[wire.UserID][]Route, error)
 	// DropRoute deletes a route if it still names this server and epoch.
 	DropRoute(ctx context.Context, u wire.UserID, r Route) error
-	// AddGroupEdge counts a server in for the groups and returns the counters.
+	// AddGroupEdge counts a server in for the groups and returns the counters,
+	// which grow, and never come again after their entry was removed.
 	AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error)
 	// DropGroupEdge takes the server out of the group if its counter is still n.
 	DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error

@@ -65,6 +65,7 @@ type Registry struct {
 	cached    map[wire.MsgID]registry.CachedMsg
 	offline   map[wire.UserID][]registry.OfflineEntry
 	members   map[wire.GroupID]map[wire.UserID]bool
+	counters  int64 // last one given to a group's edge
 }
 
 var _ registry.Registry = (*Registry)(nil)
@@ -300,8 +301,9 @@ func (r *Registry) AddGroupEdge(ctx context.Context, server wire.ServerID, group
 		if r.index.edges[g] == nil {
 			r.index.edges[g] = map[wire.ServerID]int64{}
 		}
-		r.index.edges[g][server]++
-		out[i] = r.index.edges[g][server]
+		r.counters++
+		r.index.edges[g][server] = r.counters
+		out[i] = r.counters
 	}
 	return out, nil
 }

@@ -35,7 +35,8 @@ func (r *Roster) Unreserve(groups []Joined) (left []Left) {
 	return left
 }
 
-// Counted keeps the registry's counter of a group. False: nobody is in it any
+// Counted keeps the registry's counter of a group: the last one heard, for an
+// index that was emptied counts anew. False: nobody is in it any
 // more, nor about to be.
 func (r *Roster) Counted(id wire.GroupID, n int64) bool {
 	sh := r.group(id)
@@ -43,7 +44,7 @@ func (r *Roster) Counted(id wire.GroupID, n int64) bool {
 	defer sh.mu.Unlock()
 	g := sh.m[id]
 	if g != nil {
-		g.counter = max(g.counter, n)
+		g.counter = n
 	}
 	return g != nil
 }
