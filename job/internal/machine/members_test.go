@@ -5,8 +5,6 @@ import (
 	"slices"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/wire"
@@ -87,11 +85,11 @@ func TestRenameOfOne(t *testing.T) {
 	m := b.machine()
 	b.claim(m, -1)
 	b.turn(m, b.command(&recordpb.Command{
-		Kind: recordpb.Command_CREATE, Name: proto.String("old"), Description: proto.String("long"), Users: []string{"u1", "u2"},
+		Kind: recordpb.Command_CREATE, Name: new("old"), Description: new("long"), Users: []string{"u1", "u2"},
 	}))
 	b.turn(m, slices.Concat(
-		b.command(&recordpb.Command{Kind: recordpb.Command_RENAME, Name: proto.String("new")}),
-		b.command(&recordpb.Command{Kind: recordpb.Command_RENAME, Description: proto.String("")}),
+		b.command(&recordpb.Command{Kind: recordpb.Command_RENAME, Name: new("new")}),
+		b.command(&recordpb.Command{Kind: recordpb.Command_RENAME, Description: new("")}),
 		b.command(&recordpb.Command{Kind: recordpb.Command_REMOVE, Users: []string{"u1", "u2"}, EventIds: []int64{900}}),
 	))
 	c, err := b.st.Conversation(t.Context(), "g:big")

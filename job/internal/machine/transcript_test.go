@@ -222,7 +222,7 @@ func (s *script) body(r *recordpb.Record, args []string, opts map[string]string,
 	case "role":
 		command(recordpb.Command_ROLE, &recordpb.Command{Users: rest[:len(rest)-1], Role: rest[len(rest)-1]})
 	case "rename":
-		command(recordpb.Command_RENAME, &recordpb.Command{Name: proto.String(strings.Join(rest, " "))})
+		command(recordpb.Command_RENAME, &recordpb.Command{Name: new(strings.Join(rest, " "))})
 	case "mute":
 		command(recordpb.Command_MUTE, &recordpb.Command{Users: rest, Until: until})
 	case "dismiss":

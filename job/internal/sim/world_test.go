@@ -7,8 +7,6 @@ import (
 	"math/rand/v2"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry/memregistry"
@@ -241,7 +239,7 @@ func (w *world) command() {
 	case n < 18:
 		c.Kind, c.Users, c.Role = recordpb.Command_ROLE, some()[:1], "admin"
 	case n < 19:
-		c.Kind, c.Name = recordpb.Command_RENAME, proto.String("other")
+		c.Kind, c.Name = recordpb.Command_RENAME, new("other")
 	default:
 		c.Kind, c.Users, c.Until = recordpb.Command_MUTE, some()[:1], w.now+200
 	}

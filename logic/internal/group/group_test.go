@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store/memstore"
@@ -50,7 +49,7 @@ func TestCommandsBecomeRecords(t *testing.T) {
 		"create": {func(s *Service) error {
 			_, err := s.Create(ctx, c, NewGroup{ID: "team", Name: "n", Description: "d", Members: []wire.UserID{"bob"}})
 			return err
-		}, &recordpb.Command{Kind: recordpb.Command_CREATE, Name: proto.String("n"), Description: proto.String("d"), Users: []string{"bob"}}},
+		}, &recordpb.Command{Kind: recordpb.Command_CREATE, Name: new("n"), Description: new("d"), Users: []string{"bob"}}},
 		"add":      {func(s *Service) error { return s.Add(ctx, c, "team", []wire.UserID{"bob"}) }, &recordpb.Command{Kind: recordpb.Command_ADD, Users: []string{"bob"}}},
 		"remove":   {func(s *Service) error { return s.Remove(ctx, c, "team", "bob") }, &recordpb.Command{Kind: recordpb.Command_REMOVE, Users: []string{"bob"}}},
 		"role":     {func(s *Service) error { return s.SetRole(ctx, c, "team", "bob", "admin") }, &recordpb.Command{Kind: recordpb.Command_ROLE, Users: []string{"bob"}, Role: "admin"}},
@@ -125,10 +124,10 @@ func TestHashCoversTheCommand(t *testing.T) {
 	for _, other := range []*recordpb.Command{
 		{Kind: recordpb.Command_REMOVE, Users: []string{"a", "b"}},
 		{Kind: recordpb.Command_ADD, Users: []string{"ab"}},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Name: proto.String("n")},
+		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Name: new("n")},
 		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Until: 1},
 		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Role: "admin"},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Description: proto.String("d")},
+		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Description: new("d")},
 	} {
 		if hash(other) == hash(base) {
 			t.Errorf("%v has the same hash", other)
@@ -147,18 +146,18 @@ func TestRenameSaysWhatWasAsked(t *testing.T) {
 		}
 		return r.got[len(r.got)-1]
 	}
-	first := asked(proto.String("new"), nil)
+	first := asked(new("new"), nil)
 	if c := first.GetCommand(); c.GetName() != "new" || c.Description != nil {
 		t.Errorf("the record says %v", c)
 	}
-	if again := asked(proto.String("new"), nil); again.GetHash() != first.GetHash() {
+	if again := asked(new("new"), nil); again.GetHash() != first.GetHash() {
 		t.Error("the repeat has another hash")
 	}
 	for what, r := range map[string]*recordpb.Record{
-		"another name":          asked(proto.String("newer"), nil),
-		"the description, too":  asked(proto.String("new"), proto.String("d")),
-		"an empty description":  asked(proto.String("new"), proto.String("")),
-		"the description alone": asked(nil, proto.String("new")),
+		"another name":          asked(new("newer"), nil),
+		"the description, too":  asked(new("new"), new("d")),
+		"an empty description":  asked(new("new"), new("")),
+		"the description alone": asked(nil, new("new")),
 	} {
 		if r.GetHash() == first.GetHash() {
 			t.Errorf("%s has the same hash", what)
@@ -166,8 +165,8 @@ func TestRenameSaysWhatWasAsked(t *testing.T) {
 	}
 	for what, ask := range map[string][2]*string{
 		"nothing":       {nil, nil},
-		"an empty name": {proto.String(""), nil},
-		"a long name":   {proto.String(strings.Repeat("x", MaxName+1)), nil},
+		"an empty name": {new(""), nil},
+		"a long name":   {new(strings.Repeat("x", MaxName+1)), nil},
 	} {
 		_, err := s.Rename(t.Context(), Command{By: "alice"}, "team", ask[0], ask[1])
 		if we, ok := errors.AsType[*wire.Error](err); !ok || we.Code != wire.CodeBadRequest {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
@@ -74,7 +73,7 @@ func (f *fixture) change(conv wire.ConvID, from string, id wire.MsgID, status, c
 
 func (f *fixture) command(conv wire.ConvID, from string, kind recordpb.Command_Kind, users ...string) {
 	f.t.Helper()
-	f.put(conv, from, &recordpb.Record{Body: &recordpb.Record_Command{Command: &recordpb.Command{Kind: kind, Users: users, Name: proto.String("n")}}})
+	f.put(conv, from, &recordpb.Record{Body: &recordpb.Record_Command{Command: &recordpb.Command{Kind: kind, Users: users, Name: new("n")}}})
 }
 
 func (f *fixture) sync(u, d string, req wire.Sync) *wire.SyncOK {

@@ -197,13 +197,7 @@ func (t *turn) command(ctx context.Context, c *recordpb.Command) (wire.Code, err
 	case recordpb.Command_ROLE:
 		return t.role(ctx, wire.UserID(c.GetUsers()[0]), c.GetRole())
 	case recordpb.Command_RENAME:
-		if c.Name != nil {
-			g.Name = c.GetName()
-		}
-		if c.Description != nil {
-			g.Description = c.GetDescription()
-		}
-		t.event(wire.EventRenamed, "")
+		t.rename(c)
 	case recordpb.Command_MUTE:
 		g.MutedUntil = c.GetUntil()
 		t.event(wire.EventMuted, "")
@@ -214,6 +208,16 @@ func (t *turn) command(ctx context.Context, c *recordpb.Command) (wire.Code, err
 		return wire.CodeBadRequest, nil
 	}
 	return "", nil
+}
+
+func (t *turn) rename(c *recordpb.Command) {
+	if c.Name != nil {
+		t.conv.Group.Name = c.GetName()
+	}
+	if c.Description != nil {
+		t.conv.Group.Description = c.GetDescription()
+	}
+	t.event(wire.EventRenamed, "")
 }
 
 func (t *turn) create(c *recordpb.Command) wire.Code {
