@@ -99,16 +99,54 @@ func benchCommit(b *testing.B, s store.Store) {
 
 func BenchmarkCommit(b *testing.B) { benchCommit(b, openSQLite(b)) }
 
-func BenchmarkCommitMySQL(b *testing.B) {
+func BenchmarkCommitMySQL(b *testing.B) { benchCommit(b, openMySQL(b)) }
+
+// openMySQL opens an empty store on the server of the environment.
+func openMySQL(b *testing.B) store.Store {
+	b.Helper()
 	cfg := mysqlConfig(b)
 	dropAll(b, cfg)
 	if err := sqlstore.Migrate(b.Context(), cfg); err != nil {
 		b.Fatal(err)
 	}
 	s := open(b, cfg)
-	defer closed(b, s)
-	benchCommit(b, s)
+	b.Cleanup(func() { closed(b, s) })
+	return s
 }
+
+// benchOutcomes looks up client ids that nobody has used, as each turn does for
+// its messages, beside a million that were, and then commits them: what the
+// look-up adds to a turn.
+func benchOutcomes(b *testing.B, s store.Store) {
+	b.Helper()
+	k := newTalk(b, s, 10_000)
+	for range 500 {
+		k.commit(b, k.turn(2000))
+	}
+	for _, size := range []int{1, 5, 50, 500} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			var look time.Duration
+			for b.Loop() {
+				turn := k.turn(size)
+				keys := make([]store.OutcomeKey, size)
+				for i := range keys {
+					keys[i] = turn.Outcomes[i].OutcomeKey
+				}
+				from := time.Now()
+				if found, err := s.Outcomes(b.Context(), keys); err != nil || len(found) > 0 {
+					b.Fatal(len(found), err)
+				}
+				look += time.Since(from)
+				k.commit(b, turn)
+			}
+			b.ReportMetric(float64(look.Microseconds())/float64(b.N), "look-up-µs/op")
+		})
+	}
+}
+
+func BenchmarkOutcomes(b *testing.B) { benchOutcomes(b, openSQLite(b)) }
+
+func BenchmarkOutcomesMySQL(b *testing.B) { benchOutcomes(b, openMySQL(b)) }
 
 func BenchmarkTimeline(b *testing.B) {
 	s := openSQLite(b)

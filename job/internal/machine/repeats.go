@@ -6,8 +6,8 @@ import (
 )
 
 // needsOutcome says whether the store must be asked for the first record under
-// the entry's key; what memory has is taken into the turn. (A filter per
-// partition that knows which keys cannot stand would be asked here.)
+// the entry's key; what memory has is taken into the turn. Why nothing else is
+// asked before: docs/decisions/006.
 func (t *turn) needsOutcome(it *item) bool {
 	if o, ok := it.part.recent.get(it.key); ok {
 		t.known[it.key] = o
