@@ -1,0 +1,208 @@
+package mq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"go.uber.org/zap"
+
+	"github.com/starling-im/starling/common/record"
+)
+
+// rebalance is librdkafka's callback, from inside Poll and so on Run's
+// goroutine.
+func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
+	switch ev := ev.(type) {
+	case kafka.AssignedPartitions:
+		r.join()
+		if r.err == nil && !r.ending() {
+			r.err = r.assigned(ev.Partitions)
+		}
+		r.decline(ev.Partitions)
+	case kafka.RevokedPartitions:
+		if r.over {
+			return nil
+		}
+		r.join() // may take long enough to lose them
+		r.revoked(ev.Partitions, r.c.AssignmentLost())
+	}
+	return nil
+}
+
+func (r *run) ending() bool { return r.over || r.ctx.Err() != nil }
+
+// decline takes partitions that the owner did not, because the run is about to
+// end: they can't be refused, and go back with the membership. Left to the
+// client they would be read from the committed offset, or fail without one.
+func (r *run) decline(tps []kafka.TopicPartition) {
+	r.mu.Lock()
+	tps = slices.DeleteFunc(slices.Clone(tps), func(tp kafka.TopicPartition) bool {
+		_, taken := r.committed[idOf(tp)]
+		return taken
+	})
+	r.mu.Unlock()
+	if len(tps) == 0 {
+		return
+	}
+	for i := range tps {
+		tps[i].Offset = kafka.OffsetEnd
+		r.declined[idOf(tps[i])] = struct{}{}
+	}
+	if err := r.c.IncrementalAssign(tps); err != nil {
+		r.log.Debug("decline partitions", zap.Error(err))
+	}
+}
+
+func (r *run) assigned(tps []kafka.TopicPartition) error {
+	if len(tps) == 0 {
+		return r.c.IncrementalAssign(tps)
+	}
+	as, err := r.look(tps)
+	if err != nil {
+		return err
+	}
+	starts, err := r.owner.Assigned(r.ctx, as)
+	if err != nil {
+		return fmt.Errorf("owner of group %s at an assignment: %w", r.group, err)
+	}
+	for i := range tps {
+		start, ok := starts[idOf(tps[i])]
+		if !ok || start < 0 {
+			return fmt.Errorf("owner of group %s gave no start for %v", r.group, idOf(tps[i]))
+		}
+		tps[i].Offset = kafka.Offset(start)
+	}
+	r.mu.Lock()
+	for _, a := range as {
+		r.committed[a.PartitionID] = a.Committed
+		r.next[a.PartitionID] = starts[a.PartitionID]
+	}
+	r.mu.Unlock()
+	r.m.rebalances.WithLabelValues("assigned").Add(float64(len(tps)))
+	r.log.Info("partitions assigned", zap.Int("count", len(tps)))
+	if err := r.c.IncrementalAssign(tps); err != nil {
+		return fmt.Errorf("assign %d partitions: %w", len(tps), err)
+	}
+	return nil
+}
+
+// look asks the brokers where the partitions stand, until they answer.
+func (r *run) look(tps []kafka.TopicPartition) ([]Assignment, error) {
+	for {
+		as, err := r.lookOnce(tps)
+		if err == nil {
+			return as, nil
+		}
+		r.log.Warn("partitions assigned, but the brokers do not say where they stand", zap.Error(err))
+		select {
+		case <-r.ctx.Done():
+			return nil, fmt.Errorf("look at assigned partitions: %w: %w", r.ctx.Err(), err)
+		case <-time.After(assignPause):
+		}
+	}
+}
+
+func (r *run) lookOnce(tps []kafka.TopicPartition) ([]Assignment, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+	defer cancel()
+	topics, err := describeNames(ctx, r.admin, r.topics)
+	if err != nil {
+		return nil, err
+	}
+	committed, err := r.c.Committed(slices.Clone(tps), 5000)
+	if err != nil {
+		return nil, fmt.Errorf("read committed offsets: %w", err)
+	}
+	as := make([]Assignment, 0, len(tps))
+	for _, tp := range committed {
+		if tp.Error != nil {
+			return nil, fmt.Errorf("read committed offset of %v: %w", idOf(tp), tp.Error)
+		}
+		a := Assignment{PartitionID: idOf(tp), Committed: max(-1, int64(tp.Offset))}
+		if a.Low, a.High, err = r.c.QueryWatermarkOffsets(a.Topic, a.Number, 5000); err != nil {
+			return nil, fmt.Errorf("read watermarks of %v: %w", a.PartitionID, err)
+		}
+		t, ok := topics[a.Topic]
+		if !ok {
+			return nil, fmt.Errorf("topic %s does not stand", a.Topic)
+		}
+		a.TopicID = t.TopicID.String()
+		as = append(as, a)
+	}
+	return as, nil
+}
+
+func (r *run) revoked(tps []kafka.TopicPartition, lost bool) {
+	ps := make([]record.PartitionID, 0, len(tps))
+	for _, tp := range tps {
+		if _, ok := r.declined[idOf(tp)]; !ok {
+			ps = append(ps, idOf(tp))
+		}
+		delete(r.declined, idOf(tp))
+	}
+	r.buf = slices.DeleteFunc(r.buf, func(e record.Entry) bool { return slices.Contains(ps, e.PartitionID) })
+	if len(ps) > 0 {
+		r.owner.Revoked(ps, lost) // may Commit
+	}
+	r.forget(ps, lost)
+	event := "revoked"
+	if lost {
+		event = "lost"
+	}
+	r.m.rebalances.WithLabelValues(event).Add(float64(len(ps)))
+	r.log.Info("partitions revoked", zap.Int("count", len(ps)), zap.Bool("lost", lost))
+	if err := r.c.IncrementalUnassign(tps); err != nil {
+		r.err = errors.Join(r.err, fmt.Errorf("unassign %d partitions: %w", len(tps), err))
+	}
+}
+
+func (r *run) forget(ps []record.PartitionID, lost bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range ps {
+		delete(r.next, p)
+		r.m.lag.DeleteLabelValues(p.Topic, strconv.Itoa(int(p.Number)))
+		delete(r.committed, p)
+		if lost {
+			delete(r.unsure, p)
+		}
+	}
+}
+
+// leave gives all partitions back, so that the owner is told on this
+// goroutine, and within a bound also where no broker answers. It waits for the
+// last commit too: a client closed under one does not tell the group that it
+// leaves, and the others wait for its session to end.
+func (r *run) leave() {
+	r.join()
+	r.buf = nil
+	if err := r.c.Unsubscribe(); err != nil {
+		r.log.Warn("leave the group", zap.Error(err))
+	}
+	for end := time.Now().Add(leaveTimeout); r.unsettled() && time.Now().Before(end); {
+		r.poll(pollWait)
+	}
+	r.buf = nil
+	r.mu.Lock()
+	rest := make([]record.PartitionID, 0, len(r.committed))
+	for p := range r.committed {
+		rest = append(rest, p)
+	}
+	r.mu.Unlock()
+	r.over = true
+	if len(rest) > 0 {
+		r.owner.Revoked(rest, true)
+		r.forget(rest, true)
+	}
+}
+
+func (r *run) unsettled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.committed)+len(r.unsure)+len(r.declined) > 0
+}
