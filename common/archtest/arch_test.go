@@ -86,7 +86,7 @@ var ours = []struct{ pkg, allow string }{
 	{"common/mq", "common/mq common/record common/wire common/config common/obs"},
 	{"common/rpc", "common/rpc common/record common/wire common/config common/obs"},
 	{"common/embedded", "common/record common/wire common/config common/obs"},
-	{"common/testkit", "common"},
+	{"common/testkit", ""},
 	{"edge/cmd", "edge common internal/process"},
 	{"logic/cmd", "logic common internal/process internal/backend"},
 	{"job/cmd", "job common internal/process internal/backend"},
@@ -117,7 +117,7 @@ var foreign = []struct{ pkg, allow string }{
 	{"github.com/go-sql-driver/mysql", "common/store common/testkit"},
 	{"modernc.org/sqlite", "common/store common/testkit"},
 	{module + "/common/embedded", "common/embedded common/testkit internal/server"},
-	{module + "/common/testkit", "common/testkit"},
+	{module + "/common/testkit", "common/testkit deploy/e2e"},
 }
 
 func TestImports(t *testing.T) {

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/starling-im/starling/common/testkit"
 )
 
 // startTimeout bounds how long a process may take until it is ready.
@@ -58,6 +60,18 @@ func Start(t testing.TB, binary string) *System {
 		}
 	})
 	return s
+}
+
+// addresses returns settings that give every listener of a system an address of
+// its own, and those of the API and of the WebSocket.
+func addresses(t testing.TB) (env []string, api, ws string) {
+	t.Helper()
+	keys := []string{"LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN"}
+	addrs := testkit.Reserve(t, len(keys))
+	for i, key := range keys {
+		env = append(env, "STARLING_"+key+"_ADDR="+addrs[i])
+	}
+	return env, addrs[0], addrs[1]
 }
 
 // Up starts the process again on the same data and waits until it is ready.
