@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"go.uber.org/goleak"
 
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 // peer is the server's side of one connection of a test.
 type peer struct {

@@ -19,11 +19,11 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/embedded"
 	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/testkit"
 )
 
 // childEnv makes the test binary a child that serves or writes to a folder.
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		os.Exit(child(dir))
 	}
-	goleak.VerifyTestMain(m)
+	testkit.VerifyMain(m)
 }
 
 func start(t *testing.T, cfg embedded.Config) *embedded.Services {

@@ -15,16 +15,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/embedded"
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 // broker is an embedded log that can be stopped and started again at its
 // address.

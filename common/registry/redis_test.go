@@ -13,16 +13,16 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/registry/registrytest"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func testConfig(addr string) registry.Config {
 	var c registry.Config

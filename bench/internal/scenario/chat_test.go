@@ -14,11 +14,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/starling-im/starling/bench/internal/swarm"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
+	testkit.VerifyMain(m, goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
 }
 
 // faulty is the smallest server that a chat load can run against, with a hook
