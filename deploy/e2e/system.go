@@ -43,15 +43,21 @@ type System struct {
 	users atomic.Int64
 }
 
-// Start runs binary on a new data folder and ports of its own, and ends it
-// with the test.
-func Start(t testing.TB, binary string) *System {
+// Start runs binary on a new data folder and ports of its own, with further
+// settings, and ends it with the test.
+func Start(t testing.TB, binary string, settings ...string) *System {
 	t.Helper()
 	env, api, ws := addresses(t)
 	s := &System{Binary: binary, Dir: t.TempDir(), API: "http://" + api, WS: "ws://" + ws + "/ws"}
 	// The settings of the test are not the system's.
 	environ := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "STARLING_") })
-	s.env = append(append(environ, env...), "STARLING_LOG_LEVEL=warn")
+	// A busy machine must not pass for a broken Redis, Kafka or edge, after
+	// which answers are rightly others.
+	patient := []string{
+		"STARLING_REDIS_TIMEOUT=10s", "STARLING_KAFKA_MESSAGE_TIMEOUT=60s", "STARLING_LOGIC_LOOK_BUDGET=10s",
+		"STARLING_LOGIC_WAIT_BUDGET=12s", "STARLING_EDGE_LOGIN_WAIT=30s", "STARLING_EDGE_LEASE_TTL=30s",
+	}
+	s.env = slices.Concat(environ, env, []string{"STARLING_LOG_LEVEL=warn"}, patient, settings)
 	s.Up(t)
 	t.Cleanup(func() {
 		s.Stop(t)
