@@ -187,7 +187,7 @@ func (s *System) HTTP(t testing.TB, method, path, token string, body, out any, h
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, s.API+path, bytes.NewReader(raw))
 	if err != nil {
