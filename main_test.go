@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/starling-im/starling/common/testkit"
 )
 
 // binary is the real thing, built once.
@@ -31,10 +31,9 @@ func TestMain(m *testing.M) {
 	if err := build.Run(); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(dir)
-		os.Exit(code)
-	}))
+	code := testkit.Run(m)
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // clean is the environment without settings of ours.

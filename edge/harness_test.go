@@ -25,12 +25,13 @@ import (
 	"github.com/starling-im/starling/common/registry/memregistry"
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	testkit.VerifyMain(m,
 		// netpoll's loops live as long as the process.
 		goleak.IgnoreAnyFunction("github.com/cloudwego/netpoll.(*defaultPoll).Wait"),
 	)

@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"go.uber.org/goleak"
 
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 // peer is the server's side of one connection of a test.
 type peer struct {
@@ -28,8 +28,16 @@ type peer struct {
 // URL. The connection is dropped when script returns.
 func serve(tb testing.TB, script func(p *peer)) string {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h, stop := handler(tb, script)
+	srv := httptest.NewServer(h)
+	tb.Cleanup(func() { stop(); srv.Close() })
+	return "ws" + strings.TrimPrefix(srv.URL, "http") + "/ws"
+}
+
+func handler(tb testing.TB, script func(p *peer)) (h http.Handler, stop func()) {
+	tb.Helper()
+	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return // the test sees the failed dial
@@ -37,9 +45,7 @@ func serve(tb testing.TB, script func(p *peer)) string {
 		defer func() { _ = conn.CloseNow() }()
 		conn.SetReadLimit(wire.MaxFrame)
 		script(&peer{t: tb, conn: conn, req: r, ctx: ctx})
-	}))
-	tb.Cleanup(func() { cancel(); srv.Close() })
-	return "ws" + strings.TrimPrefix(srv.URL, "http") + "/ws"
+	}), stop
 }
 
 // next reads the client's next frame; ok is false at the connection's end.

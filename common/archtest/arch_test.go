@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"io"
 	"os"
 	"os/exec"
@@ -15,10 +16,10 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/starling-im/starling/common/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 const module = "github.com/starling-im/starling"
 
@@ -86,7 +87,7 @@ var ours = []struct{ pkg, allow string }{
 	{"common/mq", "common/mq common/record common/wire common/config common/obs"},
 	{"common/rpc", "common/rpc common/record common/wire common/config common/obs"},
 	{"common/embedded", "common/record common/wire common/config common/obs"},
-	{"common/testkit", "common"},
+	{"common/testkit", ""},
 	{"edge/cmd", "edge common internal/process"},
 	{"logic/cmd", "logic common internal/process internal/backend"},
 	{"job/cmd", "job common internal/process internal/backend"},
@@ -117,7 +118,7 @@ var foreign = []struct{ pkg, allow string }{
 	{"github.com/go-sql-driver/mysql", "common/store common/testkit"},
 	{"modernc.org/sqlite", "common/store common/testkit"},
 	{module + "/common/embedded", "common/embedded common/testkit internal/server"},
-	{module + "/common/testkit", "common/testkit"},
+	{module + "/common/testkit", "common/testkit deploy/e2e"},
 }
 
 func TestImports(t *testing.T) {
@@ -230,10 +231,41 @@ func TestPackages(t *testing.T) {
 func TestLeakChecks(t *testing.T) {
 	for _, p := range list(t, nil, "./...") {
 		tests := slices.Concat(p.TestGoFiles, p.XTestGoFiles)
-		if len(tests) > 0 && !slices.ContainsFunc(slices.Concat(p.TestImports, p.XTestImports), func(i string) bool { return i == "go.uber.org/goleak" }) {
-			t.Errorf("%s: its tests have no leak check; add a TestMain with goleak.VerifyTestMain(m)", p.Rel)
+		if len(tests) > 0 && !slices.ContainsFunc(tests, func(name string) bool { return leakCheck(parse(t, filepath.Join(p.Dir, name))) }) {
+			t.Errorf("%s: its tests have no leak check; add a TestMain with testkit.VerifyMain(m)", p.Rel)
 		}
 	}
+}
+
+func parse(t *testing.T, path string) *ast.File {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// leakCheck says whether a file has a TestMain that runs the tests by testkit,
+// which looks for leaks after them.
+func leakCheck(f *ast.File) (found bool) {
+	for _, d := range f.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok || fn.Name.Name != "TestMain" || fn.Recv != nil {
+			continue
+		}
+		ast.Inspect(fn, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				name := types.ExprString(call.Fun)
+				if f.Name.Name == "testkit" { // its own tests
+					name = "testkit." + name
+				}
+				found = found || name == "testkit.VerifyMain" || name == "testkit.Run"
+			}
+			return true
+		})
+	}
+	return found
 }
 
 // bareGo lists where a go statement may stand instead of WaitGroup.Go, and why.
@@ -304,6 +336,23 @@ func TestProblems(t *testing.T) {
 	}{{true, true, 3}, {true, false, 1}, {false, true, 2}, {false, false, 0}} {
 		if got := len(problems(f, tc.noGo, tc.noContext)); got != tc.want {
 			t.Errorf("problems(%v, %v) = %d, want %d", tc.noGo, tc.noContext, got, tc.want)
+		}
+	}
+	for src, want := range map[string]bool{
+		"package x; func TestMain(m *testing.M) { testkit.VerifyMain(m) }":     true,
+		"package x; func TestMain(m *testing.M) { os.Exit(testkit.Run(m)) }":   true,
+		"package testkit; func TestMain(m *testing.M) { VerifyMain(m) }":       true,
+		"package x; func TestMain(m *testing.M) { os.Exit(m.Run()) }":          false,
+		"package x; func TestMain(m *testing.M) { VerifyMain(m) }":             false,
+		"package x; func TestSome(t *testing.T) { _ = testkit.Reserve(t, 1) }": false,
+		"package x; func TestSome(t *testing.T) { testkit.VerifyMain(nil) }":   false,
+	} {
+		f, err := parser.ParseFile(token.NewFileSet(), "x_test.go", src, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := leakCheck(f); got != want {
+			t.Errorf("leakCheck is %t of %s", got, src)
 		}
 	}
 	if under("edgy/x", "edge") || !under("edge/x", "edge") || !under("edge", "edge") || !under("anything", "*") {

@@ -27,12 +27,18 @@ type expiry struct {
 	touched map[string]struct{}
 	again   [unseenTicks]map[string]struct{} // ring of touched sets, for the second look
 	due     map[int64][]string               // by tick
-	at      map[string]int64                 // tick at which a key is due
+	at      map[string]deadline
 	tick    int64
 }
 
+// deadline is when a key is due, and the TTL that made it so.
+type deadline struct {
+	tick int64
+	ttl  time.Duration
+}
+
 func newExpiry(m *miniredis.Miniredis) *expiry {
-	e := &expiry{redis: m, touched: map[string]struct{}{}, due: map[int64][]string{}, at: map[string]int64{}}
+	e := &expiry{redis: m, touched: map[string]struct{}{}, due: map[int64][]string{}, at: map[string]deadline{}}
 	m.Server().SetPreHook(e.hook)
 	return e
 }
@@ -71,43 +77,48 @@ func (e *expiry) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			e.mu.Lock() // before the clock is read: what was touched until then counts from this tick
 			e.advance(int64(time.Since(begin) / redisTick))
+			e.mu.Unlock()
 		}
 	}
 }
 
-// advance goes on to a tick.
+// advance goes on to a tick, over all between where ticks came late; mu is
+// held. What was touched since the last may have been touched just now, so its
+// time begins at the end of this tick, and is known before any key is deleted.
 func (e *expiry) advance(tick int64) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if tick <= e.tick {
+		return
+	}
+	for k := range e.touched {
+		e.look(k, e.redis.TTL(k), tick)
+	}
 	for e.tick < tick {
 		e.tick++
 		slot := &e.again[e.tick%unseenTicks]
 		for k := range *slot {
-			if _, seen := e.at[k]; !seen {
-				e.look(k)
+			if ttl := e.redis.TTL(k); ttl != e.at[k].ttl {
+				e.look(k, ttl, tick)
 			}
 		}
-		for k := range e.touched {
-			e.look(k)
-		}
-		*slot, e.touched = e.touched, map[string]struct{}{}
+		*slot = nil
 		e.expire()
 	}
+	e.again[tick%unseenTicks], e.touched = e.touched, map[string]struct{}{}
 }
 
-// look notes when a key is due.
-func (e *expiry) look(k string) {
-	ttl := e.redis.TTL(k)
+// look notes when a key is due that was touched in a tick.
+func (e *expiry) look(k string, ttl time.Duration, tick int64) {
 	if ttl <= 0 {
 		delete(e.at, k)
 		return
 	}
-	at := e.tick + int64((ttl+redisTick-1)/redisTick)
-	if e.at[k] != at {
-		e.at[k] = at
+	at := tick + 1 + int64((ttl+redisTick-1)/redisTick)
+	if e.at[k].tick != at {
 		e.due[at] = append(e.due[at], k)
 	}
+	e.at[k] = deadline{at, ttl}
 }
 
 // expire deletes the keys of this tick. No key can be set meanwhile: the hook
@@ -115,7 +126,7 @@ func (e *expiry) look(k string) {
 // with its former TTL, and is looked at again.)
 func (e *expiry) expire() {
 	for _, k := range e.due[e.tick] {
-		if e.at[k] != e.tick {
+		if e.at[k].tick != e.tick {
 			continue // its TTL was set anew
 		}
 		delete(e.at, k)

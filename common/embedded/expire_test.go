@@ -17,6 +17,12 @@ func expiring(t *testing.T) (*expiry, *redis.Client) {
 	return newExpiry(m), c
 }
 
+func (e *expiry) to(tick int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.advance(tick)
+}
+
 // TestExpiry: each way of setting a TTL ends the key in its time, not before,
 // and a newer TTL, or none, counts instead of the former.
 func TestExpiry(t *testing.T) {
@@ -48,20 +54,22 @@ func TestExpiry(t *testing.T) {
 		must(err)
 		return fmt.Sprint(keys)
 	}
-	e.advance(5)
+	e.to(1)
+	e.to(5)
 	must(c.Set(ctx, "renewed", 1, time.Second).Err())
 	must(c.Set(ctx, "kept", 1, 0).Err())
 	must(c.Del(ctx, "remade").Err())
 	must(c.HSet(ctx, "remade", "f", 1).Err())
-	e.advance(10)
+	e.to(6)
+	e.to(11)
 	if got := left(); got != "[args forever hash kept remade renewed script set tx]" {
 		t.Errorf("before the time: %s", got)
 	}
-	e.advance(11)
+	e.to(12)
 	if got := left(); got != "[forever kept remade renewed]" {
 		t.Errorf("after the time: %s", got)
 	}
-	e.advance(20)
+	e.to(17)
 	if got := left(); got != "[forever kept remade]" {
 		t.Errorf("after the newer time: %s", got)
 	}
@@ -71,18 +79,64 @@ func TestExpiry(t *testing.T) {
 }
 
 // TestExpiryOfALateCommand: the hook is told before the command is done, which
-// may be after the next tick.
+// may be after the next tick, and that one late.
 func TestExpiryOfALateCommand(t *testing.T) {
 	e, c := expiring(t)
 	e.hook(nil, "SET", "late")
-	e.advance(1)
+	e.to(50)
 	e.redis.Server().SetPreHook(nil)
 	if err := c.Set(t.Context(), "late", 1, time.Second).Err(); err != nil {
 		t.Fatal(err)
 	}
-	e.advance(2 + unseenTicks + 10)
+	e.to(50 + unseenTicks)
+	e.to(50 + unseenTicks + 11)
 	if e.redis.Exists("late") {
 		t.Error("the key has not ended")
+	}
+}
+
+// TestExpiryAfterAStall: ticks that come late, many at once, count for nothing
+// that was set meanwhile.
+func TestExpiryAfterAStall(t *testing.T) {
+	e, c := expiring(t)
+	set := func(k string, ttl time.Duration) {
+		t.Helper()
+		if err := c.Set(t.Context(), k, 1, ttl).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("renewed", time.Second)
+	e.to(1)
+	set("set", time.Second)
+	set("renewed", 10*time.Second)
+	e.to(60)
+	if !e.redis.Exists("set") || !e.redis.Exists("renewed") {
+		t.Fatal("a key has ended that was set just now")
+	}
+	e.to(71)
+	if e.redis.Exists("set") || !e.redis.Exists("renewed") {
+		t.Error("a second later it is not the key of one second that has ended")
+	}
+}
+
+// TestExpiryOfALateRenewal: a TTL that is set after the tick that was told of
+// it counts instead of the former.
+func TestExpiryOfALateRenewal(t *testing.T) {
+	e, c := expiring(t)
+	if err := c.Set(t.Context(), "late", 1, time.Second).Err(); err != nil {
+		t.Fatal(err)
+	}
+	e.hook(nil, "SET", "late")
+	e.to(1)
+	e.redis.Server().SetPreHook(nil)
+	if err := c.Set(t.Context(), "late", 1, 10*time.Second).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for tick := range int64(50) {
+		e.to(2 + tick)
+	}
+	if !e.redis.Exists("late") {
+		t.Error("the key has ended by its former TTL")
 	}
 }
 
@@ -98,13 +152,15 @@ func BenchmarkTick(b *testing.B) {
 		m.SetTTL(k, time.Hour)
 		e.hook(nil, "SET", k)
 	}
-	e.advance(unseenTicks + 1)
+	for tick := range int64(2 * unseenTicks) {
+		e.to(tick)
+	}
 	tick := e.tick
 	for b.Loop() {
 		for i := range 100 {
 			e.hook(nil, "SET", fmt.Sprint("k", i))
 		}
 		tick++
-		e.advance(tick)
+		e.to(tick)
 	}
 }

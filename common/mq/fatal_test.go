@@ -25,6 +25,7 @@ func embeddedConfig(tb testing.TB) Config {
 	var c Config
 	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "kafka.")
 	c.Brokers, c.SingleBroker = config.Strings(s.KafkaBrokers()), true
+	c.MessageTimeout = time.Minute // a busy machine is no failure here
 	return c
 }
 
@@ -39,13 +40,18 @@ func TestFatal(t *testing.T) {
 	}
 	defer p.Close()
 	id := record.PartitionID{Topic: record.TopicMessages}
-	for round := range 3 {
+	late := false
+	for round := 0; round < 3; {
 		const n = 50
 		var answers [n]atomic.Int32
+		var delivered atomic.Int32
+		begin := time.Now()
 		for i := range n {
 			err := p.Produce(id, 1, []byte("v"), func(d Delivery) {
 				answers[i].Add(1)
-				if !errors.Is(d.Err, ErrUnavailable) {
+				if d.Err == nil {
+					delivered.Add(1)
+				} else if !errors.Is(d.Err, ErrUnavailable) {
 					t.Errorf("round %d, record %d: %v", round, i, d.Err)
 				}
 			})
@@ -57,6 +63,7 @@ func TestFatal(t *testing.T) {
 		old := p.cur
 		old.TestFatalError(kafka.ErrOutOfOrderSequenceNumber, "made by the test")
 		p.mu.RUnlock()
+		inFlight := time.Since(begin) < cfg.Linger/2
 		if err := p.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -68,12 +75,20 @@ func TestFatal(t *testing.T) {
 				t.Errorf("round %d: record %d has %d answers", round, i, a)
 			}
 		}
+		if !inFlight { // a slow machine; once more
+			late = true
+			continue
+		}
+		if d := delivered.Load(); d > 0 {
+			t.Errorf("round %d: %d records were delivered", round, d)
+		}
+		round++
 	}
 	ok := make(chan Delivery, 1)
 	if err := p.Produce(id, 1, []byte("after"), func(d Delivery) { ok <- d }); err != nil {
 		t.Fatal(err)
 	}
-	if d := <-ok; d.Err != nil || d.Offset != 0 {
+	if d := <-ok; d.Err != nil || d.Offset != 0 && !late {
 		t.Errorf("after the fatal errors: %+v", d)
 	}
 }

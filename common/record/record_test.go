@@ -5,14 +5,14 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-im/starling/common/record/recordpb"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func sample() *recordpb.Record {
 	return &recordpb.Record{

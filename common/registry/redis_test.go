@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -13,22 +14,22 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/registry/registrytest"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func testConfig(addr string) registry.Config {
 	var c registry.Config
 	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "redis.")
 	c.Addrs = config.Strings{addr}
-	c.Timeout = time.Second // a busy machine is no failure here
+	c.Timeout = 10 * time.Second // a busy machine is no failure here
 	c.OfflineLimit = registrytest.OfflineLimit
 	return c
 }
@@ -98,50 +99,64 @@ func TestContractRealRedis(t *testing.T) {
 	})
 }
 
+// TestServerGone: a few failed calls open the breaker, then calls end at once;
+// it closes when the server is back.
 func TestServerGone(t *testing.T) {
-	m := startMini(t)
-	c := testConfig(m.Addr())
-	c.Timeout, c.BreakFor, c.BreakAfter = 100*time.Millisecond, 200*time.Millisecond, 3
-	r := newRedis(t, c)
-	ctx := t.Context()
-	if err := r.Ping(ctx); err != nil {
+	m := miniredis.NewMiniRedis()
+	if err := m.StartAddr(testkit.Reserve(t, 1)[0]); err != nil { // it is needed again
 		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	c := testConfig(m.Addr())
+	c.BreakAfter, c.BreakFor = 3, time.Hour
+	opens := newRedis(t, c)
+	c.BreakFor = 10 * time.Millisecond
+	closes, ctx := newRedis(t, c), t.Context()
+	for _, r := range []*registry.Redis{opens, closes} {
+		if err := r.Ping(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	m.Close()
 	for i := range c.BreakAfter {
-		start := time.Now()
-		if _, err := r.Lookup(ctx, []wire.UserID{"u"}, nil); err == nil || errors.Is(err, registry.ErrOpen) {
+		if _, err := opens.Lookup(ctx, []wire.UserID{"u"}, nil); err == nil || errors.Is(err, registry.ErrOpen) {
 			t.Fatalf("call %d on a server gone: %v", i, err)
 		}
-		if d := time.Since(start); d > 2*c.Timeout+50*time.Millisecond {
-			t.Errorf("call %d took %v", i, d)
-		}
 	}
-	best := time.Hour
-	for range 20 {
-		start := time.Now()
-		if err := r.Ping(ctx); !errors.Is(err, registry.ErrOpen) {
+	best := quickest(20, func() {
+		if err := opens.Ping(ctx); !errors.Is(err, registry.ErrOpen) {
 			t.Fatalf("breaker did not open: %v", err)
 		}
-		best = min(best, time.Since(start))
-	}
+	})
 	if best > time.Millisecond {
 		t.Errorf("a call of an open breaker takes %v", best)
 	}
+	waitFor(t, "the other breaker opens", func() bool { return errors.Is(closes.Ping(ctx), registry.ErrOpen) })
 	if err := m.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "breaker closes", func() bool { return r.Ping(ctx) == nil })
-	if _, err := r.Lookup(ctx, []wire.UserID{"u"}, nil); err != nil {
+	waitFor(t, "breaker closes", func() bool { return closes.Ping(ctx) == nil })
+	if _, err := closes.Lookup(ctx, []wire.UserID{"u"}, nil); err != nil {
 		t.Error(err)
 	}
 }
 
+// quickest of several calls is what one takes while the machine does nothing else.
+func quickest(calls int, call func()) time.Duration {
+	best := time.Duration(math.MaxInt64)
+	for range calls {
+		begin := time.Now()
+		call()
+		best = min(best, time.Since(begin))
+	}
+	return best
+}
+
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); <-time.After(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !ok(); <-time.After(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not within 10 s", what)
+			t.Fatalf("%s: not within 30 s", what)
 		}
 	}
 }
@@ -158,12 +173,13 @@ func TestServerSilent(t *testing.T) {
 	c := testConfig(ln.Addr().String())
 	c.Timeout = 50 * time.Millisecond
 	r := newRedis(t, c)
-	start := time.Now()
-	if err := r.Ping(t.Context()); err == nil {
-		t.Fatal("a silent server answered")
-	}
-	if d := time.Since(start); d > 300*time.Millisecond {
-		t.Errorf("call took %v, timeout is %v", d, c.Timeout)
+	best := quickest(3, func() {
+		if err := r.Ping(t.Context()); err == nil || errors.Is(err, registry.ErrOpen) {
+			t.Fatalf("a silent server answered, or was not asked: %v", err)
+		}
+	})
+	if best > 2*time.Second {
+		t.Errorf("calls take %v or more, timeout is %v", best, c.Timeout)
 	}
 }
 

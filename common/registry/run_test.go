@@ -44,7 +44,7 @@ func TestOtherRun(t *testing.T) {
 	m := miniredis.RunT(t)
 	var c Config
 	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "redis.")
-	c.Addrs, c.Timeout = config.Strings{m.Addr()}, time.Second
+	c.Addrs, c.Timeout = config.Strings{m.Addr()}, 10*time.Second
 	r, err := New(c, zaptest.NewLogger(t), nil)
 	if err != nil {
 		t.Fatal(err)

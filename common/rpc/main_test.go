@@ -3,7 +3,7 @@ package rpc
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/starling-im/starling/common/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/starling-im/starling/common/testkit"
 )
 
 // TestMain builds the binary under test once, race-checked when the test is.
@@ -28,14 +30,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "build starling:", err)
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m,
-		goleak.Cleanup(func(code int) {
-			_ = os.RemoveAll(dir)
-			os.Exit(code)
-		}),
+	code := testkit.Run(m,
 		// The default HTTP client keeps connections to systems that have ended.
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 var binary string

@@ -14,6 +14,9 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
+// patience is for a browser on a busy machine.
+const patience = 2 * time.Minute
+
 // browser starts a headless Chromium, or says why the test is skipped where
 // there is none. With STARLING_REQUIRE_CHROMIUM set a missing one is a failure.
 func browser(t *testing.T) context.Context {
@@ -33,7 +36,7 @@ func browser(t *testing.T) context.Context {
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-gpu", true),
-		chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1100, 720))
+		chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(patience), chromedp.WindowSize(1100, 720))
 	ctx, cancelAllocator := chromedp.NewExecAllocator(t.Context(), opts...)
 	ctx, cancel := chromedp.NewContext(ctx)
 	t.Cleanup(func() { cancel(); cancelAllocator() })
@@ -64,7 +67,7 @@ func openTab(browser context.Context, t *testing.T, url, name string) *tab {
 
 func (p *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
 	actions = append([]chromedp.Action[chromedp.Void]{toFront}, actions...)
 	if err := chromedp.Do(ctx, actions...); err != nil {
@@ -85,7 +88,7 @@ func toFront(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
 // until polls a JavaScript expression in the page.
 func (p *tab) until(what, js string) {
 	p.t.Helper()
-	p.do(what, chromedp.Poll[chromedp.Void](js, chromedp.WithPollingTimeout(25*time.Second)))
+	p.do(what, chromedp.Poll[chromedp.Void](js, chromedp.WithPollingTimeout(patience-5*time.Second)))
 }
 
 // shows waits until the last message in the open conversation has this text.

@@ -93,12 +93,17 @@ func (c *crowd) send(round, total int) {
 				}
 				todo = append(todo, m)
 			}
-			for attempt := 0; len(todo) > 0; attempt++ {
-				if attempt > 100 {
-					c.t.Errorf("%s: %d sends unanswered after %d connections", c.users[i], len(todo), attempt)
+			for attempts := 0; len(todo) > 0; {
+				if attempts > 100 {
+					c.t.Errorf("%s: %d sends unanswered after %d connections", c.users[i], len(todo), attempts)
 					return
 				}
 				todo = c.connection(i, todo)
+				select {
+				case <-c.revived:
+					attempts++
+				default: // it may be down for as long as its start takes
+				}
 			}
 		})
 	}
@@ -114,7 +119,9 @@ func (c *crowd) connection(i int, todo []wire.Send) (left []wire.Send) {
 		select {
 		case <-c.revived:
 			time.Sleep(20 * time.Millisecond) // a pause between attempts, not a wait for a condition
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(2 * startTimeout):
+			c.t.Errorf("%s: the system is not back: %v", c.users[i], err)
+			return nil
 		}
 		return todo
 	}

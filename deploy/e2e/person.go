@@ -17,7 +17,7 @@ import (
 )
 
 // wait is how long a scenario waits for what must come.
-const wait = 15 * time.Second
+const wait = time.Minute
 
 // Person is one device of a user: a connection and everything it was given.
 type Person struct {

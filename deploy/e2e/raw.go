@@ -82,8 +82,9 @@ func (s *System) Socket(t testing.TB) *Raw {
 // RawLogin is a Raw that has been let in.
 func (s *System) RawLogin(t testing.TB, user, device string) *Raw {
 	t.Helper()
+	token := s.Token(t, user, device) // first: an open connection has seconds to log in
 	c := s.Raw(t, "")
-	c.Login(s.Token(t, user, device))
+	c.Login(token)
 	return c
 }
 

@@ -78,7 +78,7 @@ func MembershipRaces(t *testing.T, s *System) {
 	churn.Wait()
 	done.Store(true)
 	load.Wait()
-	all := owner.wholeHistory(conv)
+	all := owner.wholeHistory(conv, g)
 	want := intervals(t, all, names)
 	for _, w := range watch {
 		w.visit(0)
@@ -110,17 +110,18 @@ func MembershipRaces(t *testing.T, s *System) {
 	}
 }
 
-// wholeHistory waits until history is without a hole and does not grow.
-func (p *Person) wholeHistory(conv wire.ConvID) (all []wire.Msg) {
+// wholeHistory waits until history holds all that was written to a group
+// before, and is without a hole.
+func (p *Person) wholeHistory(conv wire.ConvID, group string) (all []wire.Msg) {
 	p.t.Helper()
-	Eventually(p.t, wait, "history is whole", func() error {
-		before := len(all)
+	last := p.SayGroup(group, "the last")
+	Eventually(p.t, time.Minute, "history is whole", func() error {
 		all = p.History(conv)
 		if err := wholeFrom(1, all); err != nil {
 			p.t.Fatal(err)
 		}
-		if len(all) != before {
-			return fmt.Errorf("grew from %d to %d", before, len(all))
+		if len(all) == 0 || all[len(all)-1].ClientID != last.ClientID {
+			return fmt.Errorf("%d rows without the last", len(all))
 		}
 		return nil
 	})

@@ -21,6 +21,12 @@ func OfflineSync(t *testing.T, s *System) {
 		a.Say(bob, fmt.Sprintf("p%d", i))
 		a.SayGroup(g, fmt.Sprintf("g%d", i))
 	}
+	a.Until("what was acknowledged is applied", func() error {
+		if p, g := len(texts(a.seen[private])), len(texts(a.seen[group])); p != 60 || g != 60 {
+			return fmt.Errorf("%d and %d of 60", p, g)
+		}
+		return nil
+	})
 	b := s.Join(t, bob, "web-1")
 	convs, pages, _ := b.SyncAll(nil, 7)
 	if pages < 121/7 {

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/starling-im/starling/common/testkit"
 )
 
 // startTimeout bounds how long a process may take until it is ready.
@@ -41,15 +43,21 @@ type System struct {
 	users atomic.Int64
 }
 
-// Start runs binary on a new data folder and ports of its own, and ends it
-// with the test.
-func Start(t testing.TB, binary string) *System {
+// Start runs binary on a new data folder and ports of its own, with further
+// settings, and ends it with the test.
+func Start(t testing.TB, binary string, settings ...string) *System {
 	t.Helper()
 	env, api, ws := addresses(t)
 	s := &System{Binary: binary, Dir: t.TempDir(), API: "http://" + api, WS: "ws://" + ws + "/ws"}
 	// The settings of the test are not the system's.
 	environ := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "STARLING_") })
-	s.env = append(append(environ, env...), "STARLING_LOG_LEVEL=warn")
+	// A busy machine must not pass for a broken Redis, Kafka or edge, after
+	// which answers are rightly others.
+	patient := []string{
+		"STARLING_REDIS_TIMEOUT=10s", "STARLING_KAFKA_MESSAGE_TIMEOUT=60s", "STARLING_LOGIC_LOOK_BUDGET=10s",
+		"STARLING_LOGIC_WAIT_BUDGET=12s", "STARLING_EDGE_LOGIN_WAIT=30s", "STARLING_EDGE_LEASE_TTL=30s",
+	}
+	s.env = slices.Concat(environ, env, []string{"STARLING_LOG_LEVEL=warn"}, patient, settings)
 	s.Up(t)
 	t.Cleanup(func() {
 		s.Stop(t)
@@ -58,6 +66,18 @@ func Start(t testing.TB, binary string) *System {
 		}
 	})
 	return s
+}
+
+// addresses returns settings that give every listener of a system an address of
+// its own, and those of the API and of the WebSocket.
+func addresses(t testing.TB) (env []string, api, ws string) {
+	t.Helper()
+	keys := []string{"LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN"}
+	addrs := testkit.Reserve(t, len(keys))
+	for i, key := range keys {
+		env = append(env, "STARLING_"+key+"_ADDR="+addrs[i])
+	}
+	return env, addrs[0], addrs[1]
 }
 
 // Up starts the process again on the same data and waits until it is ready.
@@ -167,7 +187,7 @@ func (s *System) HTTP(t testing.TB, method, path, token string, body, out any, h
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, s.API+path, bytes.NewReader(raw))
 	if err != nil {

@@ -9,15 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/internal/process"
 	"github.com/starling-im/starling/internal/process/processtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func TestConfigFiles(t *testing.T) {
 	processtest.Example(t, "../../configs", "starling",

@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
-	"go.uber.org/goleak"
+
+	"github.com/starling-im/starling/common/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func TestReport(t *testing.T) {
 	h := hdrhistogram.New(1, 1_000_000, 3)

@@ -69,12 +69,12 @@ func same(t *testing.T, what string, got, want any) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; {
+	for end := time.Now().Add(30 * time.Second); ; {
 		if ok() {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s: not within 5 s", what)
+			t.Fatalf("%s: not within 30 s", what)
 		}
 		<-time.After(10 * time.Millisecond)
 	}

@@ -4,15 +4,14 @@ import (
 	"errors"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/store/storetest"
+	"github.com/starling-im/starling/common/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func TestContract(t *testing.T) {
 	storetest.Run(t, func(testing.TB) store.Store { return memstore.New() })

@@ -10,15 +10,14 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/sqlstore"
 	"github.com/starling-im/starling/common/store/storetest"
+	"github.com/starling-im/starling/common/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func sqliteConfig(path string) sqlstore.Config {
 	return sqlstore.Config{Driver: sqlstore.DriverSQLite, DSN: config.NewSecret(path)}

@@ -16,12 +16,13 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/session"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	testkit.VerifyMain(m,
 		// netpoll's loops live as long as the process.
 		goleak.IgnoreAnyFunction("github.com/cloudwego/netpoll.(*defaultPoll).Wait"),
 	)

@@ -7,12 +7,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func connect(r *Roster, user, device string, conn int) *Member {
 	m, _ := r.Connect(nil, Identity{User: wire.UserID(user), Device: wire.DeviceID(device), Conn: wire.ConnID(conn)})

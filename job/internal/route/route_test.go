@@ -7,15 +7,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/job/internal/machine"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func routes(servers ...wire.ServerID) []registry.Route {
 	var out []registry.Route

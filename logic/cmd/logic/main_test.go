@@ -6,13 +6,12 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/internal/process"
 	"github.com/starling-im/starling/internal/process/processtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func TestConfigFiles(t *testing.T) {
 	processtest.Example(t, "../../../configs", "logic", "Settings of the logic tier alone (bin/logic -config FILE).",

@@ -20,6 +20,7 @@ import (
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/registry/memregistry"
 	"github.com/starling-im/starling/common/store/memstore"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/logic/internal/group"
@@ -31,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// hertz keeps the Date header in a goroutine for the life of the process.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/cloudwego/hertz/pkg/protocol.UpdateServerDate.func1"))
+	testkit.VerifyMain(m, goleak.IgnoreAnyFunction("github.com/cloudwego/hertz/pkg/protocol.UpdateServerDate.func1"))
 }
 
 type fixture struct {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/starling-im/starling/common/idgen"
 	"github.com/starling-im/starling/common/record"
@@ -21,11 +20,12 @@ import (
 	"github.com/starling-im/starling/common/registry/memregistry"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/logic/internal/logictest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 // fixture is a Service over a store, an index and a log in memory.
 type fixture struct {

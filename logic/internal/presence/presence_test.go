@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/registry/memregistry"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func setup(t *testing.T) (*Service, *memregistry.Registry) {
 	t.Helper()

@@ -10,17 +10,17 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 // world is the store, the index and the log in one.
 type world struct {

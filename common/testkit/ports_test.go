@@ -1,4 +1,4 @@
-package e2e
+package testkit
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 // A reserved address can be listened on again and again by who names it, is
 // refused meanwhile, and is handed to nobody else.
 func TestReservedAddresses(t *testing.T) {
-	addr := reserve(t, 1)[0]
+	addr := Reserve(t, 1)[0]
 	for range 2 {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
