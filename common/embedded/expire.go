@@ -31,10 +31,12 @@ type expiry struct {
 	tick    int64
 }
 
-// deadline is when a key is due, and the TTL that made it so.
+// deadline is when a key is due, the TTL that made it so, and the tick under
+// which it stands in due, which is no later.
 type deadline struct {
-	tick int64
-	ttl  time.Duration
+	tick   int64
+	ttl    time.Duration
+	listed int64
 }
 
 func newExpiry(m *miniredis.Miniredis) *expiry {
@@ -114,11 +116,14 @@ func (e *expiry) look(k string, ttl time.Duration, tick int64) {
 		delete(e.at, k)
 		return
 	}
-	at := tick + 1 + int64((ttl+redisTick-1)/redisTick)
-	if e.at[k].tick != at {
-		e.due[at] = append(e.due[at], k)
+	d := deadline{tick: tick + 1 + int64((ttl+redisTick-1)/redisTick), ttl: ttl}
+	// A key stands in due once: one that is renewed again and again is moved on
+	// when its first time comes.
+	if d.listed = e.at[k].listed; d.listed == 0 || d.listed > d.tick {
+		d.listed = d.tick
+		e.due[d.tick] = append(e.due[d.tick], k)
 	}
-	e.at[k] = deadline{at, ttl}
+	e.at[k] = d
 }
 
 // expire deletes the keys of this tick. No key can be set meanwhile: the hook
@@ -126,8 +131,14 @@ func (e *expiry) look(k string, ttl time.Duration, tick int64) {
 // with its former TTL, and is looked at again.)
 func (e *expiry) expire() {
 	for _, k := range e.due[e.tick] {
-		if e.at[k].tick != e.tick {
-			continue // its TTL was set anew
+		switch d := e.at[k]; {
+		case d.listed != e.tick: // it has no TTL any more, or stands elsewhere, too
+			continue
+		case d.tick != e.tick: // its TTL was set anew
+			d.listed = d.tick
+			e.due[d.tick] = append(e.due[d.tick], k)
+			e.at[k] = d
+			continue
 		}
 		delete(e.at, k)
 		if e.redis.TTL(k) > 0 { // it may have been deleted and made again without

@@ -78,6 +78,37 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+// TestExpiryOfARenewedKey: a key that is renewed all the time costs no more than
+// one that is set once.
+func TestExpiryOfARenewedKey(t *testing.T) {
+	e, c := expiring(t)
+	for tick := range int64(100) {
+		if err := c.Set(t.Context(), "k", 1, time.Hour-time.Duration(tick%3)*time.Minute).Err(); err != nil {
+			t.Fatal(err)
+		}
+		e.to(tick + 1)
+	}
+	entries := 0
+	for _, ks := range e.due {
+		entries += len(ks)
+	}
+	if entries > 3 {
+		t.Errorf("%d entries for one key", entries)
+	}
+	if err := c.Expire(t.Context(), "k", time.Second).Err(); err != nil {
+		t.Fatal(err)
+	}
+	e.to(101)
+	e.to(112)
+	if e.redis.Exists("k") {
+		t.Error("it has not ended in its last time")
+	}
+	e.to(40_000)
+	if len(e.at)+len(e.due) != 0 {
+		t.Errorf("%d keys and %d ticks are kept for nothing", len(e.at), len(e.due))
+	}
+}
+
 // TestExpiryOfALateCommand: the hook is told before the command is done, which
 // may be after the next tick, and that one late.
 func TestExpiryOfALateCommand(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Positions is the edge's end of all push streams: how far each partition has
-// been passed on here, whoever sent it. It is what makes a resent frame, and a
+// come here, whoever sent it. It is what makes a resent frame, and a
 // late one of a job that no longer owns the partition, harmless.
 //
 // The zero value is ready. All methods are safe for concurrent use. Admit only

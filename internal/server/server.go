@@ -89,7 +89,7 @@ func (p *Program) Validate() error {
 	default:
 		errs = append(errs, p.backend.Redis.Validate())
 	}
-	if !pl.embedded && (pl.runs(TargetEdge) || pl.runs(TargetLogic)) {
+	if p.auth.JWKS != "" || !pl.embedded && (pl.runs(TargetEdge) || pl.runs(TargetLogic)) {
 		errs = append(errs, p.auth.Validate())
 	}
 	for _, t := range []struct {
@@ -211,8 +211,9 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 		TargetLogic: func() error {
 			return logic.Register(env.Manager, p.logic, logic.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
-				Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(), Embedded: pl.embedded,
-				After: []string{process.ModuleRedis, backend.ModuleMySQL, backend.ModuleKafka},
+				Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(),
+				Embedded: pl.embedded && p.auth.JWKS == "", // nobody is given tokens of a configured key
+				After:    []string{process.ModuleRedis, backend.ModuleMySQL, backend.ModuleKafka},
 			})
 		},
 		TargetJob: func() error {

@@ -70,6 +70,46 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// Whoever sets keys of his own means them: the embedded default checks them, too.
+func TestEmbeddedWithKeysOfOnesOwn(t *testing.T) {
+	p := &Program{}
+	fs, _ := process.Flags("starling", p)
+	if err := fs.Parse([]string{"-auth.jwks=" + filepath.Join(t.TempDir(), "none.json"), "-data=" + t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Validate(); err == nil || !strings.Contains(err.Error(), "auth.jwks") {
+		t.Errorf("a missing file: %v", err)
+	}
+	dir := t.TempDir()
+	if _, err := token.LoadOrCreate(dir); err != nil {
+		t.Fatal(err)
+	}
+	p.auth.JWKS = filepath.Join(dir, token.FileName)
+	if err := p.Validate(); err != nil {
+		t.Error(err)
+	}
+	// A token is signed with them, wherever the data are.
+	var out bytes.Buffer
+	if err := Token(process.IO{Args: []string{"-data", t.TempDir(), "-auth.jwks", p.auth.JWKS, "-user=alice"}, Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := token.Load(p.auth.JWKS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Verifier().Verify(strings.TrimSpace(out.String()), time.Now()); err != nil {
+		t.Errorf("the token is signed with another key: %v", err)
+	}
+	// So it is by the variables of the environment.
+	out.Reset()
+	if err := Token(process.IO{Args: []string{"-user=alice"}, Environ: []string{"STARLING_DATA=" + dir}, Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Verifier().Verify(strings.TrimSpace(out.String()), time.Now()); err != nil {
+		t.Errorf("STARLING_DATA is not minded: %v", err)
+	}
+}
+
 // The embedded Redis lives in this process: what only saves work goes soon.
 func TestEmbeddedRedisForgetsSoon(t *testing.T) {
 	p := &Program{}

@@ -135,13 +135,14 @@ func (a *Announcer) AddGroups(ctx context.Context, groups []wire.GroupID) {
 }
 
 func (a *Announcer) addGroups(ctx context.Context, groups []wire.GroupID) error {
+	began := a.roster.Counting()
 	counters, err := a.reg.AddGroupEdge(ctx, a.Lease().Server, groups)
 	if err != nil {
 		return fmt.Errorf("add %d groups: %w", len(groups), err)
 	}
 	var left []roster.Left
 	for i, g := range groups {
-		if i < len(counters) && !a.roster.Counted(g, counters[i]) {
+		if i < len(counters) && !a.roster.Counted(g, counters[i], began) {
 			left = append(left, roster.Left{Group: g, Counter: counters[i]}) // all left meanwhile
 		}
 	}

@@ -10,7 +10,7 @@
 //
 // Users without a session are told before the position is; a job that must be
 // told of too many is received from later, and what a stream could not tell
-// any more goes out on the next.
+// any more goes out on its job's next.
 //
 // Server is safe for concurrent use.
 package push

@@ -35,16 +35,20 @@ func (r *Roster) Unreserve(groups []Joined) (left []Left) {
 	return left
 }
 
-// Counted keeps the registry's counter of a group: the last one heard, for an
-// index that was emptied counts anew. False: nobody is in it any
+// Counting is asked before the registry is; Counted wants it back.
+func (r *Roster) Counting() uint64 { return r.counts.Add(1) }
+
+// Counted keeps the registry's counter of a group. Of calls at the same time the
+// greatest counts, of those one after another the last: an index that was
+// emptied counts anew. False: nobody is in it any
 // more, nor about to be.
-func (r *Roster) Counted(id wire.GroupID, n int64) bool {
+func (r *Roster) Counted(id wire.GroupID, n int64, began uint64) bool {
 	sh := r.group(id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	g := sh.m[id]
-	if g != nil {
-		g.counter = n
+	if g != nil && (n > g.counter || began > g.counted) {
+		g.counter, g.counted = n, r.counts.Load()
 	}
 	return g != nil
 }

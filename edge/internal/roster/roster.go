@@ -62,12 +62,14 @@ type group struct {
 	members  map[*Member]int64 // -> first seq to pass on
 	reserved int               // sessions that will enter it
 	counter  int64             // of the registry, for the removal that compares
+	counted  uint64            // calls of Counting when it was kept
 }
 
 // Roster holds the sessions of one edge. Make it with New.
 type Roster struct {
 	seed   maphash.Seed
 	losses atomic.Uint64
+	counts atomic.Uint64 // calls of Counting
 	users  [shards]userShard
 	conns  [shards]connShard
 	groups [shards]groupShard

@@ -109,7 +109,7 @@ func TestChangesWhileConnecting(t *testing.T) {
 func TestReservedGroupIsNotForgotten(t *testing.T) {
 	r := New()
 	a := open(r, "a", 1, "g")
-	r.Counted("g", 1)
+	r.Counted("g", 1, r.Counting())
 	b := connect(r, "b", "web", 2)
 	if fresh := r.Reserve(joined("g")); fresh != nil {
 		t.Errorf("a counted group with a session is fresh: %v", fresh)
@@ -128,7 +128,7 @@ func TestRemovedWhileConnecting(t *testing.T) {
 	r := New()
 	m := connect(r, "bob", "web", 1)
 	r.Reserve(joined("g"))
-	r.Counted("g", 5)
+	r.Counted("g", 5, r.Counting())
 	if ok, _ := r.Remove(m); !ok {
 		t.Fatal("it was not in")
 	}
@@ -144,6 +144,37 @@ func TestRemovedWhileConnecting(t *testing.T) {
 	}
 	if s, g := r.Counts(); s != 0 || g != 0 {
 		t.Errorf("%d sessions, %d groups left", s, g)
+	}
+}
+
+// Of counters that come at the same time the greatest counts, whichever is heard
+// last; one that was asked for later counts though it is smaller, because the
+// registry may have been emptied.
+func TestCounters(t *testing.T) {
+	r := New()
+	m := connect(r, "bob", "web", 1)
+	r.Reserve(joined("g"))
+	first, second := r.Counting(), r.Counting()
+	r.Counted("g", 20, second)
+	r.Counted("g", 10, first)
+	r.Open(m, joined("g"), 0)
+	counter := func() int64 {
+		_, left := r.Remove(m)
+		return left[0].Counter
+	}
+	if got := counter(); got != 20 {
+		t.Errorf("counter %d after an older answer came last, want 20", got)
+	}
+	m = connect(r, "bob", "web", 2)
+	r.Reserve(joined("g"))
+	r.Counted("g", 20, r.Counting())
+	r.Counted("g", 5, r.Counting())
+	r.Open(m, joined("g"), 0)
+	if got := counter(); got != 5 {
+		t.Errorf("counter %d of an index that began anew, want 5", got)
+	}
+	if r.Counted("g", 6, r.Counting()) {
+		t.Error("a group without anybody is counted")
 	}
 }
 
@@ -176,7 +207,7 @@ func TestRace(t *testing.T) {
 				m := connect(r, user, "web", w*1000+i+1)
 				gs := joined("a", wire.GroupID(user))
 				r.Reserve(gs)
-				r.Counted("a", int64(i))
+				r.Counted("a", int64(i), r.Counting())
 				if i%7 == 0 {
 					r.Unreserve(gs)
 					r.Remove(m)

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// claimPatience is how long a claim is tried in one membership of the
+	// claimPatience is how long one claim is tried in one membership of the
 	// group. Beyond it others may own the partition, and what the brokers said
 	// of the log is old: all is asked anew by joining again.
 	claimPatience = 30 * time.Second
@@ -29,7 +29,7 @@ func (s *Shard) member(ctx context.Context) error {
 	ctx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
 	s.mu.Lock()
-	s.leave = leave
+	s.leave, s.trouble = leave, nil
 	s.mu.Unlock()
 	err := s.d.Consumer.Run(ctx, s)
 	if cause := context.Cause(ctx); errors.Is(cause, errRejoin) && (err == nil || errors.Is(err, ctx.Err())) {
@@ -71,7 +71,6 @@ func (s *Shard) reclaim() {
 	defer s.mu.Unlock()
 	for p, since := range s.fenced {
 		if time.Since(since) > fencePatience {
-			clear(s.fenced)
 			s.leave(fmt.Errorf("%w: %v was claimed by another, but stays assigned here", errRejoin, p))
 			return
 		}

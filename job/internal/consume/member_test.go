@@ -89,6 +89,24 @@ func TestFencedAndRevoked(t *testing.T) {
 	})
 }
 
+// Many claims that take their time are no reason to give up.
+func TestManySlowClaims(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.m.slow = claimPatience
+		r.start(t)
+		r.c.steps <- func(ctx context.Context, o mq.Owner) error {
+			starts, err := o.Assigned(ctx, []mq.Assignment{{PartitionID: p0}, {PartitionID: p1}})
+			if err != nil || len(starts) != 2 {
+				t.Errorf("starts %v, %v", starts, err)
+			}
+			return err
+		}
+		time.Sleep(3 * claimPatience)
+		r.stop(t)
+	})
+}
+
 // A claim that the store does not answer for long is given up with the
 // membership: by then the partition may be another's, and the log longer.
 func TestClaimForTooLong(t *testing.T) {
@@ -115,6 +133,9 @@ func TestClaimForTooLong(t *testing.T) {
 		}
 		time.Sleep(claimPatience)
 		synctest.Wait()
+		if err := r.Ready(); err != nil {
+			t.Errorf("the next membership, which has nothing to do yet, is not ready: %v", err)
+		}
 		r.m.fail = nil
 		if got := r.j.take(); !slices.Equal(got[len(got)-2:], []string{"machine releases 0", "deliver releases 0"}) {
 			t.Errorf("at the end %v; what was claimed is not let go of", got[len(got)-2:])

@@ -150,15 +150,14 @@ func (s *Shard) Assigned(ctx context.Context, as []mq.Assignment) (_ map[record.
 			s.Revoked(slices.Collect(maps.Keys(starts)), true)
 		}
 	}()
-	begin := time.Now()
 	for _, a := range as {
 		var start int64
-		err = s.insist(ctx, "claim partition", func() error {
-			if time.Since(begin) > claimPatience {
-				return fmt.Errorf("%w: the store does not answer", errRejoin)
-			}
-			var err error
+		begin := time.Now()
+		err = s.insist(ctx, "claim partition", func() (err error) {
 			start, err = s.d.Machine.Claim(ctx, a.PartitionID, a.TopicID, a.Low, a.High, a.Committed)
+			if _, contradicted := errors.AsType[*machine.LogError](err); err != nil && !contradicted && time.Since(begin) > claimPatience {
+				return fmt.Errorf("%w: %w", errRejoin, err)
+			}
 			return err
 		})
 		if err != nil {

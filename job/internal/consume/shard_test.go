@@ -53,7 +53,8 @@ func (j *journal) take() []string {
 
 type fakeMachine struct {
 	*journal
-	fail   []error // one a call
+	fail   []error       // one a call
+	slow   time.Duration // of each claim
 	fenced []record.PartitionID
 	poison []machine.Poison
 }
@@ -68,6 +69,7 @@ func (m *fakeMachine) next() error {
 }
 
 func (m *fakeMachine) Claim(_ context.Context, p record.PartitionID, topicID string, low, high, committed int64) (int64, error) {
+	time.Sleep(m.slow) // the bubble's clock
 	if err := m.next(); err != nil {
 		m.add("claim %d fails", p.Number)
 		return 0, err

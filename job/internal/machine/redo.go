@@ -44,6 +44,7 @@ func (t *turn) redoEffects(ctx context.Context, it *item) (err error) {
 		// No verdict: the record was set aside without one, or the window is over.
 		return nil
 	case o.Offset == it.Offset && o.Code == "":
+		it.err = nil // a newer binary could judge it
 		return t.redoApplied(ctx, it, o)
 	case o.Offset == it.Offset:
 		if o.Code == wire.CodeInternal {

@@ -96,8 +96,9 @@ func (m *Machine) run(ctx context.Context, es []record.Entry, aside asides, res 
 	return nil
 }
 
-// commit writes a turn and merges it. done is false when partitions were
-// fenced: nothing was applied, and they are released.
+// commit writes a turn and merges it. done is false when a guard did not let it
+// pass: nothing was applied; partitions of others are released, our own are
+// known to be further.
 func (m *Machine) commit(ctx context.Context, t *turn, res *Result) (done bool, err error) {
 	if len(t.out.Partitions) > 0 {
 		fenced, err := m.st.Commit(ctx, &t.out)

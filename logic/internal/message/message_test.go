@@ -82,15 +82,20 @@ type answer struct {
 	Err *wire.Error
 }
 
-// sendAll sends in one call and waits for all answers, in order.
+// sendAll sends in one call, as over HTTP, and waits for all answers, in order.
 func (f *fixture) sendAll(t *testing.T, from wire.UserID, bodies ...wire.Send) []answer {
+	t.Helper()
+	return f.sendOver(t, nil, from, bodies...)
+}
+
+func (f *fixture) sendOver(t *testing.T, origin *recordpb.Origin, from wire.UserID, bodies ...wire.Send) []answer {
 	t.Helper()
 	out := make([]answer, len(bodies))
 	var wg sync.WaitGroup
 	reqs := make([]Request, len(bodies))
 	for i, b := range bodies {
 		wg.Add(1)
-		reqs[i] = Request{From: from, Body: b, Done: func(a *wire.SendAck, e *wire.Error) { out[i] = answer{a, e}; wg.Done() }}
+		reqs[i] = Request{From: from, Origin: origin, Body: b, Done: func(a *wire.SendAck, e *wire.Error) { out[i] = answer{a, e}; wg.Done() }}
 	}
 	f.Send(t.Context(), reqs)
 	wg.Wait()
@@ -341,24 +346,36 @@ func TestAnUnansweredLookMarksNothing(t *testing.T) {
 }
 
 // After the index was emptied it holds what the second attempt wrote; the
-// store still knows the first.
+// store still knows the first. Over HTTP, where no second answer can follow, it
+// is asked at once.
 func TestTheIndexWasEmptied(t *testing.T) {
-	f := setup(t)
-	first := f.sendAll(t, "alice", text("bob", "c1", "hi"))[0]
-	f.acked(t, "p:alice:bob", "alice", "c1")
-	if err := f.log.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	f.reg.Flush()
-	if a := f.sendAll(t, "alice", text("bob", "c1", "other"))[0]; a.Err != nil {
-		t.Fatalf("nobody knows yet that this is a conflict: %v", a.Err)
-	}
-	f.acked(t, "p:alice:bob", "alice", "c1")
-	if a := f.sendAll(t, "alice", text("bob", "c1", "hi"))[0]; a.Err != nil || a.Ack.ID != first.Ack.ID {
-		t.Errorf("the first again: %+v", a)
-	}
-	if a := f.sendAll(t, "alice", text("bob", "c1", "other"))[0]; a.Err == nil || a.Err.Code != wire.CodeConflict {
-		t.Errorf("the other again: %+v", a)
+	for name, origin := range map[string]*recordpb.Origin{"http": nil, "socket": {Server: "e1", Epoch: 1, Conn: 1}} {
+		t.Run(name, func(t *testing.T) {
+			f := setup(t)
+			send := func(content string) answer { return f.sendOver(t, origin, "alice", text("bob", "c1", content))[0] }
+			first := send("hi")
+			f.acked(t, "p:alice:bob", "alice", "c1")
+			if err := f.log.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.reg.Flush()
+			switch a := send("other"); {
+			case origin == nil:
+				if a.Err == nil || a.Err.Code != wire.CodeConflict {
+					t.Errorf("another message under the same id: %+v", a)
+				}
+			case a.Err != nil:
+				t.Fatalf("nobody knows yet that this is a conflict: %v", a.Err)
+			default:
+				f.acked(t, "p:alice:bob", "alice", "c1")
+			}
+			if a := send("hi"); a.Err != nil || a.Ack.ID != first.Ack.ID {
+				t.Errorf("the first again: %+v", a)
+			}
+			if a := send("other"); a.Err == nil || a.Err.Code != wire.CodeConflict {
+				t.Errorf("the other again: %+v", a)
+			}
+		})
 	}
 }
 

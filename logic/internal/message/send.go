@@ -140,11 +140,12 @@ func memberships(work []*send) []registry.Membership {
 
 // judgeRepeat answers a repeat that was acknowledged and a conflict; a repeat
 // of unknown fate is written again under the first id. An index that was
-// emptied between two attempts holds the later one's id and content: what the
-// store knows of the first goes before it.
+// emptied between two attempts, or has forgotten the first, holds the later
+// one's id and content: what the store knows of the first goes before it. Where
+// no second answer can follow (HTTP), it is asked in any case.
 func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved) {
 	var refused wire.Code
-	if !r.First && (r.Hash != w.hash || r.Acked > 0) {
+	if w.Origin == nil || !r.First && (r.Hash != w.hash || r.Acked > 0) {
 		o, err := s.d.Store.Outcome(ctx, store.OutcomeKey{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID})
 		switch {
 		case err == nil && s.d.Now().UnixMilli()-o.TS < repeatWindow.Milliseconds():
