@@ -70,6 +70,7 @@ type Group struct {
 	Members           int   // active now
 	MutedUntil        int64 // ms; all but owner and admins are muted till then
 	Dismissed         bool
+	NamedSeq          int64 // of the event that gave it its name and description
 }
 
 // Roles of members.
@@ -228,7 +229,7 @@ type CursorState struct {
 	Delivered, Read int64
 	Grew            bool
 	Members         int   // of a group, to tell a large one; 0 for private
-	JoinedSeq       int64 // by Receipts alone: what was before is nothing to the user
+	JoinedSeq       int64 // by Receipts alone: of the present membership
 }
 
 // Joined is a group that a user is in now, and the first seq of that interval.

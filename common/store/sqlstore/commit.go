@@ -188,7 +188,7 @@ func headArgs(dst []any, c *store.Conversation) []any {
 		dismissed = 1
 	}
 	return append(dst, string(c.Conv), kind, c.MaxSeq, c.MinSeq, c.LastTS, c.LastMsg,
-		g.Name, g.Description, string(g.Owner), int64(g.Members), g.MutedUntil, dismissed)
+		g.Name, g.Description, string(g.Owner), int64(g.Members), g.MutedUntil, dismissed, g.NamedSeq)
 }
 
 // joinUsers writes a list of users, none of which holds a line feed.

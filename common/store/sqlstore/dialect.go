@@ -160,7 +160,7 @@ type tables struct {
 }
 
 const (
-	headCols    = "conv, kind, max_seq, min_seq, last_ts, last_msg, name, description, owner, members, muted_until, dismissed"
+	headCols    = "conv, kind, max_seq, min_seq, last_ts, last_msg, name, description, owner, members, muted_until, dismissed, named_seq"
 	memberCols  = "user, role, joined_seq, left_seq, muted_until"
 	rowCols     = "seq, kind, id, sender, type, content, ts, client_id, mention, reply_to, status, target_seq, version"
 	outcomeCols = "conv, sender, client_id, topic, number, id, hash, code, seq, n, ts, log_offset"

@@ -91,7 +91,7 @@ func scanHead(r *sql.Rows) (*store.Conversation, error) {
 	var g store.Group
 	var kind, dismissed int
 	err := r.Scan(&c.ID, (*string)(&c.Conv), &kind, &c.MaxSeq, &c.MinSeq, &c.LastTS, &c.LastMsg,
-		&g.Name, &g.Description, (*string)(&g.Owner), &g.Members, &g.MutedUntil, &dismissed)
+		&g.Name, &g.Description, (*string)(&g.Owner), &g.Members, &g.MutedUntil, &dismissed, &g.NamedSeq)
 	if err != nil {
 		return nil, fmt.Errorf("scan a conversation: %w", err)
 	}

@@ -75,6 +75,7 @@ func (t *turn) create(it *item, d *draft) (ruling, error) {
 	t.touch(d)
 	d.head.Group = &store.Group{
 		Name: c.GetName(), Description: c.GetDescription(), Owner: it.key.From, Members: len(users),
+		NamedSeq: d.head.MaxSeq + 1,
 	}
 	for _, u := range users {
 		role := store.RoleMember

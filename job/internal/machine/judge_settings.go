@@ -50,6 +50,7 @@ func (t *turn) rename(ctx context.Context, it *item, d *draft, by store.Member) 
 	c := it.rec.GetCommand()
 	t.touch(d)
 	g := d.head.Group
+	g.NamedSeq = d.head.MaxSeq + 1
 	if c.Name != nil {
 		g.Name = c.GetName()
 	}

@@ -54,8 +54,8 @@ func convInfo(uc *store.UserConv) ConvInfo {
 		Left: uc.LeftSeq > 0,
 	}
 	if g := uc.Group; g != nil {
-		// How the group goes on is nothing to who has left it.
-		if !c.Left || uc.LeftSeq >= uc.MaxSeq {
+		// How the group goes on is nothing to who has left it, a new name neither.
+		if !c.Left || g.NamedSeq <= uc.LeftSeq {
 			c.Name = g.Name
 		}
 		c.Left = c.Left || g.Dismissed

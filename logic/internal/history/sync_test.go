@@ -347,6 +347,10 @@ func TestWhoHasLeftSeesNoMembers(t *testing.T) {
 	if c := of("bob"); !c.Left || c.Members != 0 || c.Name != "n" {
 		t.Errorf("who has left sees %+v", c)
 	}
+	f.say("g:team", "alice", "afterwards")
+	if c := of("bob"); c.Name != "n" {
+		t.Errorf("who has left sees the name %q", c.Name)
+	}
 	f.command("g:team", "alice", recordpb.Command_RENAME)
 	if c := of("bob"); c.Name != "" {
 		t.Errorf("who has left sees the new name %q", c.Name)

@@ -217,6 +217,7 @@ func (t *turn) rename(c *recordpb.Command) {
 	if c.Description != nil {
 		t.conv.Group.Description = c.GetDescription()
 	}
+	t.conv.Group.NamedSeq = t.conv.MaxSeq + 1
 	t.event(wire.EventRenamed, "")
 }
 
@@ -225,7 +226,7 @@ func (t *turn) create(c *recordpb.Command) wire.Code {
 		return wire.CodeConflict
 	}
 	t.conv = &store.Conversation{Conv: t.out.Conv, MinSeq: 1, Group: &store.Group{
-		Name: c.GetName(), Description: c.GetDescription(), Owner: t.from, Members: 1,
+		Name: c.GetName(), Description: c.GetDescription(), Owner: t.from, Members: 1, NamedSeq: 1,
 	}}
 	t.event(wire.EventCreated, "")
 	t.join(t.from, store.RoleOwner, 1)

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS conversations (
     members BIGINT NOT NULL,
     muted_until BIGINT NOT NULL,
     dismissed TINYINT NOT NULL,
+    named_seq BIGINT NOT NULL,
     UNIQUE KEY conversations_conv (conv)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;
 

@@ -20,7 +20,8 @@ CREATE TABLE conversations (
     owner TEXT NOT NULL,
     members INTEGER NOT NULL,
     muted_until INTEGER NOT NULL,
-    dismissed INTEGER NOT NULL
+    dismissed INTEGER NOT NULL,
+    named_seq INTEGER NOT NULL
 );
 
 CREATE UNIQUE INDEX conversations_conv ON conversations (conv);
