@@ -33,6 +33,7 @@ const (
 	bugGroupsBeforeRoute
 	bugDeltasForgotten
 	bugRefusalNotKept
+	bugLateCommitFences
 )
 
 // planted is the list of bugs, and what each of them is.
@@ -66,5 +67,6 @@ func planted() map[bug]string {
 		bugGroupsBeforeRoute: "groups are read before the route is written",
 		bugDeltasForgotten:   "changes of groups are forgotten during a log-in",
 		bugRefusalNotKept:    "a refusal is not kept for the next sync",
+		bugLateCommitFences:  "a commit of our own that arrives late counts as another owner's",
 	}
 }

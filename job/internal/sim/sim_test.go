@@ -120,7 +120,7 @@ func TestReach(t *testing.T) {
 		w.settle()
 		for _, line := range w.story {
 			for _, what := range []string{
-				"crashes", "is killed", "is fenced out", "turn failed", "was told lost", "index is emptied", "index is stale",
+				"crashes", "is killed", "is fenced out", "is on its way", "turn failed", "was told lost", "index is emptied", "index is stale",
 				"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects",
 			} {
 				if strings.Contains(line, what) {
@@ -143,7 +143,7 @@ func TestReach(t *testing.T) {
 		}
 	}
 	for _, what := range []string{
-		"crashes", "is killed", "is fenced out", "turn failed", "was told lost", "index is emptied", "index is stale",
+		"crashes", "is killed", "is fenced out", "is on its way", "turn failed", "was told lost", "index is emptied", "index is stale",
 		"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects",
 		"stored", "updates", "commands", "repeats", "refused", "set aside",
 	} {

@@ -19,6 +19,7 @@ type jobStore struct {
 	before map[wire.ConvID]*store.Conversation         // bugCacheKept: heads from before a commit
 	states map[record.PartitionID]store.PartitionState // and partitions
 	lowest map[record.PartitionID]int64                // bugRedoNewSeq: applied as claimed
+	doubt  bool                                        // bugLateCommitFences: the guard did not let it pass
 }
 
 // call does one operation between faults.
@@ -57,6 +58,10 @@ func (s *jobStore) State(ctx context.Context, p record.PartitionID) (st store.Pa
 		st, err = s.Machine.State(ctx, p)
 		return err
 	})
+	if s.doubt {
+		s.doubt = false
+		st.Epoch++
+	}
 	if old, ok := s.states[p]; ok && s.j.w.bug == bugCacheKept {
 		return old, err
 	}
@@ -157,7 +162,7 @@ func (s *jobStore) Commit(ctx context.Context, t *store.Turn) (fenced []record.P
 	default:
 	}
 	w.land()
-	if w.bug == noBug && !w.calm && w.chance(1) {
+	if (w.bug == noBug || w.bug == bugLateCommitFences) && !w.calm && w.chance(1) {
 		w.tell("%s: a commit is on its way while its answer is lost", s.j.name)
 		w.flight = t
 		return nil, fmt.Errorf("on its way: %w", errFault)
@@ -166,6 +171,7 @@ func (s *jobStore) Commit(ctx context.Context, t *store.Turn) (fenced []record.P
 		fenced, err = s.Machine.Commit(ctx, t)
 		return err
 	})
+	s.doubt = w.bug == bugLateCommitFences && len(fenced) > 0
 	if err == nil {
 		s.before, s.states = nil, nil
 	}
