@@ -6,7 +6,10 @@ import (
 	"slices"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
 )
 
@@ -73,4 +76,29 @@ type stubborn struct {
 
 func (s stubborn) Commit(context.Context, *store.Turn) ([]record.PartitionID, error) {
 	return []record.PartitionID{s.p}, nil
+}
+
+// TestRedoneByAnOlderBinary: what a newer binary applied stands; one that cannot
+// read it any more only builds its effects again, and sets nothing aside.
+func TestRedoneByAnOlderBinary(t *testing.T) {
+	b := newBed(t)
+	m := b.machine()
+	b.claim(m, -1)
+	es := b.send("one")
+	b.turn(m, es)
+	var r recordpb.Record
+	if err := proto.Unmarshal(es[0].Value, &r); err != nil {
+		t.Fatal(err)
+	}
+	r.Version = record.Version + 1
+	var err error
+	if es[0].Value, err = proto.Marshal(&r); err != nil {
+		t.Fatal(err)
+	}
+	older := b.machine()
+	b.claim(older, -1)
+	res := b.turn(older, es)
+	if len(res.Poison) != 0 || !slices.Equal(seqs(res.Effects), []int64{1}) {
+		t.Errorf("effects %+v, set aside %v", res.Effects, res.Poison)
+	}
 }
