@@ -1,0 +1,30 @@
+# Debian's MariaDB, with database and user im (password im), and im2 for a second shard.
+mariadb_up() {
+  alive "$dir/mariadb.pid" "$(marker mariadb)" && return
+  local user=()
+  [ "$(id -u)" != 0 ] || user=(--user=root)
+  if [ ! -d "$dir/mariadb/data/mysql" ]; then
+    rm -rf "$dir/mariadb"
+    mkdir -p "$dir/mariadb"
+    mariadb-install-db --no-defaults "${user[@]}" --datadir="$dir/mariadb/new" --auth-root-authentication-method=normal --skip-test-db \
+      >"$dir/mariadb.log" 2>&1 || { tail "$dir/mariadb.log" >&2; fail "mariadb-install-db"; }
+    mv "$dir/mariadb/new" "$dir/mariadb/data" # half an installation is none
+  fi
+  # The path of a socket is bounded to 107 bytes, so it is no part of a folder that may be deep.
+  launch mariadb mariadbd --no-defaults "${user[@]}" --datadir="$dir/mariadb/data" --bind-address=127.0.0.1 --port="$mariadb_port" \
+    --socket="$(mariadb_socket)" --character-set-server=utf8mb4 --skip-name-resolve --innodb-buffer-pool-size=256M --innodb-log-file-size=128M
+}
+
+mariadb_socket() { echo "/tmp/starling-mariadb-$mariadb_port.sock"; }
+
+mariadb_sql() { mariadb --no-defaults -uroot -S "$(mariadb_socket)" -e "$1"; }
+
+mariadb_ready() {
+  wait_for mariadb 30 mariadb-admin --no-defaults -uroot -S "$(mariadb_socket)" ping
+  mariadb_sql "
+    CREATE DATABASE IF NOT EXISTS im CHARACTER SET utf8mb4;
+    CREATE DATABASE IF NOT EXISTS im2 CHARACTER SET utf8mb4;
+    CREATE USER IF NOT EXISTS 'im'@'127.0.0.1' IDENTIFIED BY 'im';
+    GRANT ALL ON im.* TO 'im'@'127.0.0.1';
+    GRANT ALL ON im2.* TO 'im'@'127.0.0.1';"
+}
