@@ -23,6 +23,7 @@ type Config struct {
 	AdvertiseRPC string
 	ID           string
 	Workers      int
+	OpenLogin    bool
 	Limits       message.Config
 }
 
@@ -34,6 +35,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.StringVar(&c.AdvertiseRPC, prefix+"advertise-rpc", "", "host:port under which edges reach grpc-addr; empty: grpc-addr itself")
 	fs.StringVar(&c.ID, prefix+"id", "", "name of this instance, shared with no other; empty: one is made at each start")
 	fs.IntVar(&c.Workers, prefix+"workers", 64, "syncs, recalls and edits worked on at once for each edge")
+	fs.BoolVar(&c.OpenLogin, prefix+"open-login", false, "let anybody log in under any name by POST /v1/login: for a trial and tests, never where others can reach it")
 	c.Limits.RegisterFlags(fs, prefix)
 }
 

@@ -175,7 +175,7 @@ func (t *tier) faces(hist *history.Service) error {
 	}
 	t.http, err = api.New(t.cfg.HTTPAddr, api.Deps{
 		Log: d.Log, Metrics: api.NewMetrics(d.Metrics), Messages: t.messages, Groups: groups, History: hist, Presence: where,
-		Tokens: d.Tokens, Verifier: d.Verifier, Embedded: d.Embedded, Ready: t.ready, Page: web.Files(),
+		Tokens: d.Tokens, Verifier: d.Verifier, Embedded: d.Embedded || t.cfg.OpenLogin, Ready: t.ready, Page: web.Files(),
 	})
 	if err != nil {
 		return fmt.Errorf("logic: %w", err)

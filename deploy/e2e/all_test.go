@@ -20,11 +20,15 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binary = filepath.Join(dir, "starling")
-	args := []string{"build", "-o", binary}
+	args := []string{"build", "-o", dir + "/"}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	build := exec.Command("go", append(args, "../..")...)
+	args = append(args, "../..")
+	if os.Getenv(localEnv) != "" {
+		args = append(args, "../../edge/cmd/edge", "../../logic/cmd/logic", "../../job/cmd/job")
+	}
+	build := exec.Command("go", args...)
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build starling:", err)
@@ -40,8 +44,10 @@ func TestMain(m *testing.M) {
 
 var binary string
 
-func TestAllInOne(t *testing.T) {
-	s := Start(t, binary)
+func TestAllInOne(t *testing.T) { runScenarios(t, Start(t, binary)) }
+
+func runScenarios(t *testing.T, s *System) {
+	t.Helper()
 	t.Run("scenarios", func(t *testing.T) {
 		for _, sc := range Scenarios() {
 			t.Run(sc.Name, func(t *testing.T) {

@@ -168,7 +168,7 @@ func TestHostileSwarm(t *testing.T) {
 	a, b := s.Join(t, s.Name("alice"), "d"), s.Join(t, s.Name("bob"), "d")
 	tok := s.Token(t, s.Name("mallory"), "")
 	goroutines, _ := s.goroutines(t)
-	rss := s.rss(t)
+	rss := s.Processes[0].rss(t)
 	const enough = 2_000 // connections; 780 are usual, and each costs memory, which is bounded below
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -197,7 +197,7 @@ func TestHostileSwarm(t *testing.T) {
 		time.Sleep(30 * time.Millisecond) // spread over the attack
 	}
 	b.Gets(conv, want...)
-	peak := s.rss(t)
+	peak := s.Processes[0].rss(t)
 	close(stop)
 	wg.Wait()
 	t.Logf("%d hostile connections; slowest send %v; RSS %d MiB before, %d MiB amid; %d goroutines before",
@@ -285,7 +285,7 @@ func (s *System) hostile(t testing.TB, tok string, i, n int) {
 // goroutines of the process, by its profile.
 func (s *System) goroutines(t testing.TB) (n int, profile string) {
 	t.Helper()
-	resp, err := http.Get(strings.TrimSuffix(s.admin("EDGE"), "/readyz") + "/debug/pprof/goroutine?debug=1")
+	resp, err := http.Get("http://" + s.Processes[0].setting("EDGE_ADMIN_ADDR") + "/debug/pprof/goroutine?debug=1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,17 +307,6 @@ func (s *System) goroutines(t testing.TB) (n int, profile string) {
 		t.Fatalf("profile is %.100q", b)
 	}
 	return n, string(b)
-}
-
-// rss is what the process holds, in bytes.
-func (s *System) rss(t testing.TB) int64 {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages, _ := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
-	return pages * int64(os.Getpagesize())
 }
 
 // TestRetriesOverKill: a client_id repeated after the index was lost is still
@@ -365,18 +354,13 @@ func TestRefusesToStart(t *testing.T) {
 	}
 	quiet := "STARLING_LOG_LEVEL=error"
 	free := func() []string {
-		env, _, _ := addresses(t)
+		env, _ := addresses(t, "LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN")
 		return append(env, quiet)
 	}
 	code, out := run(free(), "-data", s.Dir)
-	oneLine("data folder in use", code, out, s.Dir, strconv.Itoa(s.cmd.Process.Pid))
+	oneLine("data folder in use", code, out, s.Dir, strconv.Itoa(s.Processes[0].Pid()))
 	for _, key := range []string{"LOGIC_HTTP_ADDR", "EDGE_LISTEN_ADDR", "LOGIC_GRPC_ADDR", "EDGE_GRPC_ADDR", "EDGE_ADMIN_ADDR"} {
-		addr := ""
-		for _, e := range s.env {
-			if v, ok := strings.CutPrefix(e, "STARLING_"+key+"="); ok {
-				addr = v
-			}
-		}
+		addr := s.Processes[0].setting(key)
 		code, out = run(append(free(), "STARLING_"+key+"="+addr), "-data", t.TempDir())
 		oneLine("port of "+key+" in use", code, out, addr)
 	}
@@ -426,36 +410,28 @@ func TestSIGTERMUnderLoad(t *testing.T) {
 func (s *System) twoSignals(t *testing.T) {
 	t.Helper()
 	s.Stop(t)
-	env := s.env
-	s.env = append(slices.Clone(env), "STARLING_APP_READY_DELAY=1h")
+	p := s.Processes[0]
+	env := p.env
+	p.env = append(slices.Clone(env), "STARLING_APP_READY_DELAY=1h")
 	s.Up(t)
-	s.env = env
-	signal := func() {
-		t.Helper()
-		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-	}
-	signal()
+	p.env = env
+	p.Signal(t, syscall.SIGTERM)
 	Eventually(t, startTimeout, "the first signal is obeyed", func() error { // else the kernel merges the two
-		resp, err := http.Get(s.admin("EDGE"))
-		if err != nil {
-			return err
-		}
-		_ = resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
-			return errors.New("still ready")
+		for _, url := range p.Ready {
+			if answers(url) == nil {
+				return errors.New("still ready")
+			}
 		}
 		return nil
 	})
-	signal()
+	p.Signal(t, syscall.SIGTERM)
 	select {
-	case err := <-s.ended:
+	case err := <-p.ended:
 		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
 			t.Errorf("ended by the second signal: %v, want exit code 1", err)
 		}
 	case <-time.After(startTimeout):
 		t.Fatal("still there after the second signal")
 	}
-	s.cmd = nil
+	p.end()
 }

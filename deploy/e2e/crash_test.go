@@ -114,7 +114,7 @@ func (c *crowd) send(round, total int) {
 func (c *crowd) connection(i int, todo []wire.Send) (left []wire.Send) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	defer cancel()
-	cl, err := starling.Dial(ctx, starling.Options{URL: c.s.WS, Token: c.tokens[i], Device: "d", Platform: "e2e", OnPush: c.push})
+	cl, err := starling.Dial(ctx, starling.Options{URL: c.s.WS(), Token: c.tokens[i], Device: "d", Platform: "e2e", OnPush: c.push})
 	if err != nil {
 		select {
 		case <-c.revived:

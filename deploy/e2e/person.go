@@ -50,7 +50,7 @@ func (p *Person) Connect(o starling.Options) {
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(p.t.Context(), wait)
 	defer cancel()
-	o.URL, o.Token, o.Device, o.Platform, o.OnPush = p.s.WS, p.Token, p.Device, "e2e", p.take
+	o.URL, o.Token, o.Device, o.Platform, o.OnPush = p.s.WS(), p.Token, p.Device, "e2e", p.take
 	c, err := starling.Dial(ctx, o)
 	if err != nil {
 		p.t.Fatalf("connect %s: %v", p.User, err)

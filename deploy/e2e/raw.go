@@ -45,16 +45,13 @@ type Raw struct {
 // "Name: value".
 func (s *System) Raw(t testing.TB, query string, header ...string) *Raw {
 	t.Helper()
-	u, err := url.Parse(s.WS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := s.Socket(t)
 	var head strings.Builder
 	for _, h := range header {
 		head.WriteString(h + "\r\n")
 	}
-	c := s.Socket(t)
-	c.Bytes(fmt.Appendf(nil, upgradeTo, u.Path+query, u.Host, head.String()))
+	c.Bytes(fmt.Appendf(nil, upgradeTo, "/ws"+query, c.nc.RemoteAddr(), head.String()))
+	var err error
 	if c.Reply, err = http.ReadResponse(c.br, nil); err != nil { //nolint:bodyclose // a 101 has none
 		t.Fatalf("upgrade: %v", err)
 	}
@@ -67,7 +64,7 @@ func (s *System) Raw(t testing.TB, query string, header ...string) *Raw {
 // Socket connects to the edge and sends nothing.
 func (s *System) Socket(t testing.TB) *Raw {
 	t.Helper()
-	u, err := url.Parse(s.WS)
+	u, err := url.Parse(s.WS())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,167 +13,156 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/starling-im/starling/common/testkit"
 )
 
-// startTimeout bounds how long a process may take until it is ready.
-const startTimeout = 60 * time.Second
-
-// System is the binary `starling` with everything in one process, its data in
-// a folder that outlives it.
+// System is one installation under test: one process with all tiers, or
+// several. Its data outlive its processes.
 type System struct {
-	Binary string
-	Dir    string
-	API    string // base URL of logic's HTTP API
-	WS     string // URL of the edge's WebSocket
+	Dir       string   // data folder of the embedded default, and logs
+	API       string   // base URL of the HTTP API of the first logic
+	APIs      []string // of every logic
+	WSs       []string // URLs of the WebSockets of every edge
+	Processes []*Process
 
-	env   []string
-	cmd   *exec.Cmd
-	ended chan error // gets the process' end, once
-	log   *os.File
+	names string // begins every name, where the data are older than the system
 	users atomic.Int64
+	turns atomic.Int64 // of the logics and edges, which take turns
 }
 
-// Start runs binary on a new data folder and ports of its own, with further
-// settings, and ends it with the test.
+// Start runs binary with everything in one process on embedded services, on a
+// new data folder and ports of its own, with further settings, and ends it with
+// the test.
 func Start(t testing.TB, binary string, settings ...string) *System {
 	t.Helper()
-	env, api, ws := addresses(t)
-	s := &System{Binary: binary, Dir: t.TempDir(), API: "http://" + api, WS: "ws://" + ws + "/ws"}
-	// The settings of the test are not the system's.
-	environ := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "STARLING_") })
-	// A busy machine must not pass for a broken Redis, Kafka or edge, after
-	// which answers are rightly others.
-	patient := []string{
-		"STARLING_REDIS_TIMEOUT=10s", "STARLING_KAFKA_MESSAGE_TIMEOUT=60s", "STARLING_LOGIC_LOOK_BUDGET=10s",
-		"STARLING_LOGIC_WAIT_BUDGET=12s", "STARLING_EDGE_LOGIN_WAIT=30s", "STARLING_EDGE_LEASE_TTL=30s",
-	}
-	s.env = slices.Concat(environ, env, []string{"STARLING_LOG_LEVEL=warn"}, patient, settings)
-	s.Up(t)
-	t.Cleanup(func() {
-		s.Stop(t)
-		if t.Failed() {
-			s.dumpLog(t)
-		}
-	})
+	s := &System{Dir: t.TempDir()}
+	s.all(t, binary, append(patient(), settings...), "-data", s.Dir)
+	s.run(t)
 	return s
 }
 
-// addresses returns settings that give every listener of a system an address of
-// its own, and those of the API and of the WebSocket.
-func addresses(t testing.TB) (env []string, api, ws string) {
+// all adds the process of target all.
+func (s *System) all(t testing.TB, binary string, settings []string, args ...string) {
 	t.Helper()
-	keys := []string{"LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN"}
-	addrs := testkit.Reserve(t, len(keys))
-	for i, key := range keys {
-		env = append(env, "STARLING_"+key+"_ADDR="+addrs[i])
-	}
-	return env, addrs[0], addrs[1]
+	env, addr := addresses(t, "LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN")
+	p := s.add("all", binary, append(env, settings...), args...)
+	p.Ready = []string{"http://" + addr["LOGIC_HTTP"] + "/readyz", "http://" + addr["EDGE_ADMIN"] + "/readyz", "http://" + addr["JOB_ADMIN"] + "/readyz"}
+	s.faces(addr)
 }
 
-// Up starts the process again on the same data and waits until it is ready.
+// faces takes note of where clients are served.
+func (s *System) faces(addr map[string]string) {
+	if a := addr["LOGIC_HTTP"]; a != "" {
+		s.APIs = append(s.APIs, "http://"+a)
+		s.API = s.APIs[0]
+	}
+	if a := addr["EDGE_LISTEN"]; a != "" {
+		s.WSs = append(s.WSs, "ws://"+a+"/ws")
+	}
+}
+
+// add adds a process with settings of its own.
+func (s *System) add(name, binary string, settings []string, args ...string) *Process {
+	// The settings of the test are not the system's.
+	environ := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "STARLING_") })
+	p := &Process{
+		Name: name, binary: binary, args: args, logs: filepath.Join(filepath.Dir(s.Dir), filepath.Base(s.Dir)+"-"+name+".log"),
+		env: slices.Concat(environ, []string{"STARLING_LOG_LEVEL=warn"}, settings),
+	}
+	s.Processes = append(s.Processes, p)
+	return p
+}
+
+// patient are settings for a busy machine, which must not pass for a broken
+// Redis, Kafka or edge, after which answers are rightly others.
+func patient() []string {
+	return []string{
+		"STARLING_REDIS_TIMEOUT=10s", "STARLING_KAFKA_MESSAGE_TIMEOUT=60s", "STARLING_LOGIC_LOOK_BUDGET=10s",
+		"STARLING_LOGIC_WAIT_BUDGET=12s", "STARLING_EDGE_LOGIN_WAIT=30s", "STARLING_EDGE_LEASE_TTL=30s",
+	}
+}
+
+// run starts the system and ends it with the test.
+func (s *System) run(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		s.Stop(t)
+		if t.Failed() {
+			for _, p := range s.Processes {
+				p.DumpLog(t)
+			}
+		}
+	})
+	s.Up(t)
+}
+
+// addresses returns settings that give listeners an address of their own, and
+// the addresses.
+func addresses(t testing.TB, keys ...string) (env []string, addr map[string]string) {
+	t.Helper()
+	addr = make(map[string]string, len(keys))
+	for i, a := range testkit.Reserve(t, len(keys)) {
+		env = append(env, "STARLING_"+keys[i]+"_ADDR="+a)
+		addr[keys[i]] = a
+	}
+	return env, addr
+}
+
+// Up starts the processes that don't run and waits until all are ready.
 func (s *System) Up(t testing.TB) {
 	t.Helper()
-	log, err := os.OpenFile(filepath.Join(filepath.Dir(s.Dir), filepath.Base(s.Dir)+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.log = log
-	s.cmd = exec.Command(s.Binary, "-data", s.Dir)
-	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = s.env, log, log
-	// The process must not outlive the test binary, however that ends.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	s.ended = make(chan error, 1)
-	go func(cmd *exec.Cmd, ended chan<- error) { ended <- cmd.Wait() }(s.cmd, s.ended) // Kill or Stop receives it
-	Eventually(t, startTimeout, "the system is ready", func() error {
-		select {
-		case err := <-s.ended:
-			s.cmd = nil
-			s.dumpLog(t)
-			t.Fatalf("the process has ended by itself: %v", err)
-		default:
+	for _, p := range s.Processes {
+		if p.cmd == nil {
+			p.Start(t)
 		}
-		for _, url := range []string{s.API + "/readyz", s.admin("EDGE"), s.admin("JOB")} {
-			resp, err := http.Get(url)
-			if err != nil {
-				return err
-			}
-			b, _ := io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-			if resp.StatusCode != http.StatusOK {
-				return fmt.Errorf("%s: %s %s", url, resp.Status, b)
-			}
-		}
-		return nil
-	})
+	}
+	for _, p := range s.Processes {
+		p.AwaitReady(t)
+	}
 }
 
-func (s *System) admin(tier string) string {
-	for _, e := range s.env {
-		if v, ok := strings.CutPrefix(e, "STARLING_"+tier+"_ADMIN_ADDR="); ok {
-			return "http://" + v + "/readyz"
-		}
-	}
-	return ""
-}
-
-// Kill ends the process with SIGKILL, as a power cut would.
+// Kill ends every process with SIGKILL.
 func (s *System) Kill(t testing.TB) {
 	t.Helper()
-	_ = s.cmd.Process.Kill()
-	<-s.ended
-	s.cmd = nil
-	_ = s.log.Close()
+	for _, p := range s.Processes {
+		p.Kill(t)
+	}
 }
 
-// Stop ends the process in order; it must exit 0 within its budget.
+// Stop ends every process in order: edges first, as an operator would.
 func (s *System) Stop(t testing.TB) {
 	t.Helper()
-	if s.cmd == nil {
-		return
+	for _, p := range s.Processes {
+		p.Stop(t)
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case err := <-s.ended:
-		if err != nil {
-			t.Errorf("process ended by SIGTERM: %v", err)
-		}
-	case <-time.After(40 * time.Second):
-		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
-		t.Error("process did not end within 40 s of SIGTERM; its goroutines are in the log")
-		<-s.ended
-	}
-	s.cmd = nil
-	_ = s.log.Close()
 }
 
-func (s *System) dumpLog(t testing.TB) {
-	b, err := os.ReadFile(s.log.Name())
-	if err != nil {
-		t.Log(err)
-		return
+// Process returns one by its name.
+func (s *System) Process(name string) *Process {
+	for _, p := range s.Processes {
+		if p.Name == name {
+			return p
+		}
 	}
-	if len(b) > 16<<10 {
-		b = b[len(b)-16<<10:]
-	}
-	t.Logf("log of the system:\n%s", b)
+	panic("BUG: no process " + name)
 }
+
+// WS is the URL of an edge; the edges take turns.
+func (s *System) WS() string { return s.WSs[int(s.turns.Add(1))%len(s.WSs)] }
+
+// api is the base URL of a logic; the logics take turns.
+func (s *System) api() string { return s.APIs[int(s.turns.Add(1))%len(s.APIs)] }
 
 // Name returns a name that no other scenario uses.
 func (s *System) Name(base string) string {
-	return fmt.Sprintf("%s-%d", base, s.users.Add(1))
+	return fmt.Sprintf("%s%s-%d", s.names, base, s.users.Add(1))
 }
 
 // HTTP calls the API and decodes the answer into out (nil: ignored). It
@@ -189,7 +178,7 @@ func (s *System) HTTP(t testing.TB, method, path, token string, body, out any, h
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, s.API+path, bytes.NewReader(raw))
+	req, err := http.NewRequestWithContext(ctx, method, s.api()+path, bytes.NewReader(raw))
 	if err != nil {
 		t.Fatal(err)
 	}
