@@ -28,6 +28,7 @@ import (
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/edge/internal/announce"
 	"github.com/starling-im/starling/edge/internal/listen"
+	"github.com/starling-im/starling/edge/internal/peer"
 	"github.com/starling-im/starling/edge/internal/push"
 	"github.com/starling-im/starling/edge/internal/roster"
 	"github.com/starling-im/starling/edge/internal/session"
@@ -129,11 +130,13 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 		Load:         t.listen.Live,
 		HelloChanged: func() { t.push.HelloChanged() },
 		Missed:       func() { t.push.LagAll() },
-		Newer:        func(m *roster.Member) { m.Session.Kick(kickReplaced, session.Replaced) },
+		Newer:        t.replaced,
+		Older:        func(m *roster.Member, r registry.Route) { t.peers.Replace(m.User, r, m.Conn) },
 	}, d.Metrics, log)
+	t.peers = peer.New(d.Registry, d.Metrics, log)
 	t.push = push.New(t.roster, groups{t.announcer, t}, t.announcer.Hello, d.Metrics, log)
 	t.grpc = rpc.NewServer(grpc.WaitForHandlers(true))
-	rpcpb.RegisterEdgeServer(t.grpc, t.push)
+	rpcpb.RegisterEdgeServer(t.grpc, grpcServer{t.push, t})
 	return t, nil
 }
 

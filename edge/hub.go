@@ -12,6 +12,7 @@ import (
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/announce"
+	"github.com/starling-im/starling/edge/internal/push"
 	"github.com/starling-im/starling/edge/internal/roster"
 	"github.com/starling-im/starling/edge/internal/session"
 )
@@ -65,12 +66,10 @@ func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool 
 		if o.Conn > id.Conn {
 			o = m // two at once: the later one stays
 		}
-		t.metrics.replaced.Inc()
-		o.Session.Kick(kickReplaced, session.Replaced)
+		t.replaced(o)
 	}
 	if !t.announcer.Put(ctx, m) {
-		t.metrics.replaced.Inc()
-		s.Kick(kickReplaced, session.Replaced)
+		t.replaced(m)
 		return false
 	}
 	if s.State() == session.Closing {
@@ -86,6 +85,26 @@ func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool 
 		return false
 	}
 	return t.admit(ctx, m, reply, losses)
+}
+
+// replaced ends a session in favour of a newer connection of its device.
+func (t *tier) replaced(m *roster.Member) {
+	t.metrics.replaced.Inc()
+	m.Session.Kick(kickReplaced, session.Replaced)
+}
+
+// grpcServer is the edge for jobs and other edges.
+type grpcServer struct {
+	*push.Server
+	t *tier
+}
+
+// Kick implements rpcpb.EdgeServer.
+func (g grpcServer) Kick(_ context.Context, req *rpcpb.KickRequest) (*rpcpb.KickReply, error) {
+	if m := g.t.roster.ByConn(wire.ConnID(req.GetConn())); m != nil && string(m.User) == req.GetUser() && req.GetBy() > req.GetConn() {
+		g.t.replaced(m)
+	}
+	return &rpcpb.KickReply{}, nil
 }
 
 // admit enters a session into its groups and opens it.

@@ -17,6 +17,7 @@ import (
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/announce"
 	"github.com/starling-im/starling/edge/internal/listen"
+	"github.com/starling-im/starling/edge/internal/peer"
 	"github.com/starling-im/starling/edge/internal/push"
 	"github.com/starling-im/starling/edge/internal/roster"
 	"github.com/starling-im/starling/edge/internal/session"
@@ -37,6 +38,7 @@ type tier struct {
 	announcer *announce.Announcer
 	uplink    *uplink.Client
 	push      *push.Server
+	peers     *peer.Caller
 	listen    *listen.Server
 	grpc      *grpc.Server
 
@@ -74,6 +76,7 @@ func (t *tier) start(ctx context.Context) error {
 		}
 	})
 	t.running.Go(func() { t.push.LagRun(t.ctx) })
+	t.running.Go(func() { t.peers.Run(t.ctx) })
 	t.uplink.Start(ctx)
 	t.announcer.Start(ctx, t.lease)
 	if t.cfg.OnListen != nil {

@@ -4,10 +4,10 @@ import "testing"
 
 // TestRealAllInOne runs the scenarios on one process and real servers.
 func TestRealAllInOne(t *testing.T) {
-	runScenarios(t, RealServers(t).All(t, patient()...))
+	runScenarios(t, RealServers(t, binary).All(t, patient()...))
 }
 
 // TestRealSplit runs them on two edges, two logics and two jobs.
 func TestRealSplit(t *testing.T) {
-	runScenarios(t, RealServers(t).Split(t, patient()...))
+	runScenarios(t, RealServers(t, binary).Split(t, patient()...))
 }

@@ -93,22 +93,31 @@ func SeveralDevices(t *testing.T, s *System) {
 // 4009; messages go to the later.
 func SameDevice(t *testing.T, s *System) {
 	user := s.Name("alice")
-	first, b := s.Join(t, user, "web"), s.Join(t, s.Name("bob"), "d")
-	second := s.Join(t, user, "web")
-	first.GetsFrame(wire.OpKick, func(body []byte) bool {
+	first := s.Join(t, user, "web")
+	second := s.Join(t, user, "web") // at the next edge, where there are several
+	first.isReplaced(t)
+	b := s.Join(t, s.Name("bob"), "d")
+	third := s.Join(t, user, "web")
+	second.isReplaced(t)
+	b.Say(user, "to the third")
+	third.Gets(wire.PrivateConv(third.User, b.User), "to the third")
+}
+
+// isReplaced waits until the connection was ended for a newer one.
+func (p *Person) isReplaced(t *testing.T) {
+	t.Helper()
+	p.GetsFrame(wire.OpKick, func(body []byte) bool {
 		var k wire.Kick
 		return wire.Unmarshal(body, &k) == nil && k.Reason == "replaced"
 	})
 	select {
-	case <-first.C.Done():
+	case <-p.C.Done():
 	case <-time.After(wait):
 		t.Fatal("the replaced connection is still open")
 	}
-	if code := closeCode(first.C.Err()); code != wire.CloseReplaced {
+	if code := closeCode(p.C.Err()); code != wire.CloseReplaced {
 		t.Errorf("closed with %d, want %d", code, wire.CloseReplaced)
 	}
-	b.Say(user, "to the second")
-	second.Gets(wire.PrivateConv(second.User, b.User), "to the second")
 }
 
 // History is the story: pages by seq in both directions hold every message once.

@@ -21,13 +21,14 @@ const localEnv = "STARLING_TEST_LOCAL"
 
 // Servers are real ones, of deploy/local: Redis, MariaDB and Kafka.
 type Servers struct {
+	binary   string // starling; the binaries of the tiers are beside it
 	dir      string
 	settings []string // that lead Starling to them
 }
 
 // RealServers returns the servers that the environment names. Without, the test
 // is skipped, or with STARLING_TEST_REAL=1 it fails.
-func RealServers(t testing.TB) *Servers {
+func RealServers(t testing.TB, binary string) *Servers {
 	t.Helper()
 	dir := os.Getenv(localEnv)
 	if dir == "" {
@@ -36,7 +37,7 @@ func RealServers(t testing.TB) *Servers {
 		}
 		t.Skip("needs real servers: make test-real")
 	}
-	s := &Servers{dir: dir}
+	s := &Servers{dir: dir, binary: binary}
 	s.Up(t)
 	b, err := os.ReadFile(filepath.Join(dir, "env"))
 	if err != nil {
@@ -128,7 +129,7 @@ func (s *Servers) prepare(t testing.TB, settings []string) (*System, []string) {
 		t.Fatal(err)
 	}
 	shared := append([]string{"STARLING_AUTH_JWKS=" + filepath.Join(sys.Dir, token.FileName), "STARLING_LOGIC_OPEN_LOGIN=true"}, s.settings...)
-	migrate := exec.Command(binary, "migrate")
+	migrate := exec.Command(s.binary, "migrate")
 	migrate.Env = append(os.Environ(), s.settings...)
 	if out, err := migrate.CombinedOutput(); err != nil {
 		t.Fatalf("starling migrate: %v\n%s", err, out)
@@ -140,7 +141,7 @@ func (s *Servers) prepare(t testing.TB, settings []string) (*System, []string) {
 func (s *Servers) All(t testing.TB, settings ...string) *System {
 	t.Helper()
 	sys, shared := s.prepare(t, settings)
-	sys.all(t, binary, shared)
+	sys.all(t, s.binary, shared)
 	sys.run(t)
 	return sys
 }
@@ -160,7 +161,7 @@ func (s *Servers) split(t testing.TB, settings []string) *System {
 		env, addr := addresses(t, keys...)
 		tier, _, _ := strings.Cut(name, "-")
 		env = append(env, "STARLING_"+strings.ToUpper(tier)+"_ID="+sys.names+name)
-		p := sys.add(name, filepath.Join(filepath.Dir(binary), tier), append(env, only...))
+		p := sys.add(name, filepath.Join(filepath.Dir(s.binary), tier), append(env, only...))
 		p.Ready = []string{"http://" + addr[ready] + "/readyz"}
 		sys.faces(addr)
 	}

@@ -34,7 +34,8 @@ type System struct {
 
 	names string // begins every name, where the data are older than the system
 	users atomic.Int64
-	turns atomic.Int64 // of the logics and edges, which take turns
+	edge  atomic.Int64 // edges take turns
+	logic atomic.Int64 // so do logics
 }
 
 // Start runs binary with everything in one process on embedded services, on a
@@ -155,10 +156,10 @@ func (s *System) Process(name string) *Process {
 }
 
 // WS is the URL of an edge; the edges take turns.
-func (s *System) WS() string { return s.WSs[int(s.turns.Add(1))%len(s.WSs)] }
+func (s *System) WS() string { return s.WSs[int(s.edge.Add(1))%len(s.WSs)] }
 
 // api is the base URL of a logic; the logics take turns.
-func (s *System) api() string { return s.APIs[int(s.turns.Add(1))%len(s.APIs)] }
+func (s *System) api() string { return s.APIs[int(s.logic.Add(1))%len(s.APIs)] }
 
 // Name returns a name that no other scenario uses.
 func (s *System) Name(base string) string {

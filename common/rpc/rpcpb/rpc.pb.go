@@ -70,7 +70,7 @@ func (x PushItem_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PushItem_Action.Descriptor instead.
 func (PushItem_Action) EnumDescriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{9, 0}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type LoginRequest struct {
@@ -461,6 +461,102 @@ func (x *DownBatch) GetFrames() []*Down {
 	return nil
 }
 
+type KickRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Conn          uint64                 `protobuf:"varint,2,opt,name=conn,proto3" json:"conn,omitempty"` // to be ended
+	By            uint64                 `protobuf:"varint,3,opt,name=by,proto3" json:"by,omitempty"`     // the newer one; it is greater
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KickRequest) Reset() {
+	*x = KickRequest{}
+	mi := &file_rpc_rpc_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KickRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KickRequest) ProtoMessage() {}
+
+func (x *KickRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_rpc_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KickRequest.ProtoReflect.Descriptor instead.
+func (*KickRequest) Descriptor() ([]byte, []int) {
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *KickRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *KickRequest) GetConn() uint64 {
+	if x != nil {
+		return x.Conn
+	}
+	return 0
+}
+
+func (x *KickRequest) GetBy() uint64 {
+	if x != nil {
+		return x.By
+	}
+	return 0
+}
+
+type KickReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KickReply) Reset() {
+	*x = KickReply{}
+	mi := &file_rpc_rpc_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KickReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KickReply) ProtoMessage() {}
+
+func (x *KickReply) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_rpc_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KickReply.ProtoReflect.Descriptor instead.
+func (*KickReply) Descriptor() ([]byte, []int) {
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{7}
+}
+
 // Position: all effects at or below offset of a partition have been passed on
 // to this edge, or it was told that some are lost.
 type Position struct {
@@ -474,7 +570,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_rpc_rpc_proto_msgTypes[6]
+	mi := &file_rpc_rpc_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +582,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[6]
+	mi := &file_rpc_rpc_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +595,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{6}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Position) GetTopic() string {
@@ -532,7 +628,7 @@ type PushBatch struct {
 
 func (x *PushBatch) Reset() {
 	*x = PushBatch{}
-	mi := &file_rpc_rpc_proto_msgTypes[7]
+	mi := &file_rpc_rpc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +640,7 @@ func (x *PushBatch) String() string {
 func (*PushBatch) ProtoMessage() {}
 
 func (x *PushBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[7]
+	mi := &file_rpc_rpc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +653,7 @@ func (x *PushBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushBatch.ProtoReflect.Descriptor instead.
 func (*PushBatch) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{7}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PushBatch) GetFrames() []*PushFrame {
@@ -580,7 +676,7 @@ type PushFrame struct {
 
 func (x *PushFrame) Reset() {
 	*x = PushFrame{}
-	mi := &file_rpc_rpc_proto_msgTypes[8]
+	mi := &file_rpc_rpc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +688,7 @@ func (x *PushFrame) String() string {
 func (*PushFrame) ProtoMessage() {}
 
 func (x *PushFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[8]
+	mi := &file_rpc_rpc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +701,7 @@ func (x *PushFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushFrame.ProtoReflect.Descriptor instead.
 func (*PushFrame) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{8}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PushFrame) GetAt() *Position {
@@ -647,7 +743,7 @@ type PushItem struct {
 
 func (x *PushItem) Reset() {
 	*x = PushItem{}
-	mi := &file_rpc_rpc_proto_msgTypes[9]
+	mi := &file_rpc_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +755,7 @@ func (x *PushItem) String() string {
 func (*PushItem) ProtoMessage() {}
 
 func (x *PushItem) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[9]
+	mi := &file_rpc_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +768,7 @@ func (x *PushItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushItem.ProtoReflect.Descriptor instead.
 func (*PushItem) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{9}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PushItem) GetAction() PushItem_Action {
@@ -756,7 +852,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_rpc_rpc_proto_msgTypes[10]
+	mi := &file_rpc_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +864,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[10]
+	mi := &file_rpc_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +877,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{10}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PushReply) GetHello() *EdgeHello {
@@ -817,7 +913,7 @@ type EdgeHello struct {
 
 func (x *EdgeHello) Reset() {
 	*x = EdgeHello{}
-	mi := &file_rpc_rpc_proto_msgTypes[11]
+	mi := &file_rpc_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +925,7 @@ func (x *EdgeHello) String() string {
 func (*EdgeHello) ProtoMessage() {}
 
 func (x *EdgeHello) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[11]
+	mi := &file_rpc_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +938,7 @@ func (x *EdgeHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeHello.ProtoReflect.Descriptor instead.
 func (*EdgeHello) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{11}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EdgeHello) GetServer() string {
@@ -885,7 +981,7 @@ type NotHere struct {
 
 func (x *NotHere) Reset() {
 	*x = NotHere{}
-	mi := &file_rpc_rpc_proto_msgTypes[12]
+	mi := &file_rpc_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +993,7 @@ func (x *NotHere) String() string {
 func (*NotHere) ProtoMessage() {}
 
 func (x *NotHere) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[12]
+	mi := &file_rpc_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1006,7 @@ func (x *NotHere) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotHere.ProtoReflect.Descriptor instead.
 func (*NotHere) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{12}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NotHere) GetAt() *Position {
@@ -974,7 +1070,12 @@ const file_rpc_rpc_proto_rawDesc = "" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x12\x18\n" +
 	"\aanswers\x18\x05 \x01(\x05R\aanswers\":\n" +
 	"\tDownBatch\x12-\n" +
-	"\x06frames\x18\x01 \x03(\v2\x15.starling.rpc.v1.DownR\x06frames\"V\n" +
+	"\x06frames\x18\x01 \x03(\v2\x15.starling.rpc.v1.DownR\x06frames\"E\n" +
+	"\vKickRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
+	"\x04conn\x18\x02 \x01(\x04R\x04conn\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\x04R\x02by\"\v\n" +
+	"\tKickReply\"V\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
@@ -1020,9 +1121,10 @@ const file_rpc_rpc_proto_rawDesc = "" +
 	"\x03seq\x18\x04 \x01(\x03R\x03seq2\x90\x01\n" +
 	"\x05Logic\x12C\n" +
 	"\x05Login\x12\x1d.starling.rpc.v1.LoginRequest\x1a\x1b.starling.rpc.v1.LoginReply\x12B\n" +
-	"\x06Uplink\x12\x18.starling.rpc.v1.UpBatch\x1a\x1a.starling.rpc.v1.DownBatch(\x010\x012J\n" +
+	"\x06Uplink\x12\x18.starling.rpc.v1.UpBatch\x1a\x1a.starling.rpc.v1.DownBatch(\x010\x012\x8c\x01\n" +
 	"\x04Edge\x12B\n" +
-	"\x04Push\x12\x1a.starling.rpc.v1.PushBatch\x1a\x1a.starling.rpc.v1.PushReply(\x010\x01B2Z0github.com/starling-im/starling/common/rpc/rpcpbb\x06proto3"
+	"\x04Push\x12\x1a.starling.rpc.v1.PushBatch\x1a\x1a.starling.rpc.v1.PushReply(\x010\x01\x12@\n" +
+	"\x04Kick\x12\x1c.starling.rpc.v1.KickRequest\x1a\x1a.starling.rpc.v1.KickReplyB2Z0github.com/starling-im/starling/common/rpc/rpcpbb\x06proto3"
 
 var (
 	file_rpc_rpc_proto_rawDescOnce sync.Once
@@ -1037,7 +1139,7 @@ func file_rpc_rpc_proto_rawDescGZIP() []byte {
 }
 
 var file_rpc_rpc_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_rpc_rpc_proto_goTypes = []any{
 	(PushItem_Action)(0), // 0: starling.rpc.v1.PushItem.Action
 	(*LoginRequest)(nil), // 1: starling.rpc.v1.LoginRequest
@@ -1046,34 +1148,38 @@ var file_rpc_rpc_proto_goTypes = []any{
 	(*UpBatch)(nil),      // 4: starling.rpc.v1.UpBatch
 	(*Down)(nil),         // 5: starling.rpc.v1.Down
 	(*DownBatch)(nil),    // 6: starling.rpc.v1.DownBatch
-	(*Position)(nil),     // 7: starling.rpc.v1.Position
-	(*PushBatch)(nil),    // 8: starling.rpc.v1.PushBatch
-	(*PushFrame)(nil),    // 9: starling.rpc.v1.PushFrame
-	(*PushItem)(nil),     // 10: starling.rpc.v1.PushItem
-	(*PushReply)(nil),    // 11: starling.rpc.v1.PushReply
-	(*EdgeHello)(nil),    // 12: starling.rpc.v1.EdgeHello
-	(*NotHere)(nil),      // 13: starling.rpc.v1.NotHere
+	(*KickRequest)(nil),  // 7: starling.rpc.v1.KickRequest
+	(*KickReply)(nil),    // 8: starling.rpc.v1.KickReply
+	(*Position)(nil),     // 9: starling.rpc.v1.Position
+	(*PushBatch)(nil),    // 10: starling.rpc.v1.PushBatch
+	(*PushFrame)(nil),    // 11: starling.rpc.v1.PushFrame
+	(*PushItem)(nil),     // 12: starling.rpc.v1.PushItem
+	(*PushReply)(nil),    // 13: starling.rpc.v1.PushReply
+	(*EdgeHello)(nil),    // 14: starling.rpc.v1.EdgeHello
+	(*NotHere)(nil),      // 15: starling.rpc.v1.NotHere
 }
 var file_rpc_rpc_proto_depIdxs = []int32{
 	3,  // 0: starling.rpc.v1.UpBatch.frames:type_name -> starling.rpc.v1.Up
 	5,  // 1: starling.rpc.v1.DownBatch.frames:type_name -> starling.rpc.v1.Down
-	9,  // 2: starling.rpc.v1.PushBatch.frames:type_name -> starling.rpc.v1.PushFrame
-	7,  // 3: starling.rpc.v1.PushFrame.at:type_name -> starling.rpc.v1.Position
-	10, // 4: starling.rpc.v1.PushFrame.items:type_name -> starling.rpc.v1.PushItem
+	11, // 2: starling.rpc.v1.PushBatch.frames:type_name -> starling.rpc.v1.PushFrame
+	9,  // 3: starling.rpc.v1.PushFrame.at:type_name -> starling.rpc.v1.Position
+	12, // 4: starling.rpc.v1.PushFrame.items:type_name -> starling.rpc.v1.PushItem
 	0,  // 5: starling.rpc.v1.PushItem.action:type_name -> starling.rpc.v1.PushItem.Action
-	12, // 6: starling.rpc.v1.PushReply.hello:type_name -> starling.rpc.v1.EdgeHello
-	7,  // 7: starling.rpc.v1.PushReply.positions:type_name -> starling.rpc.v1.Position
-	13, // 8: starling.rpc.v1.PushReply.not_here:type_name -> starling.rpc.v1.NotHere
-	7,  // 9: starling.rpc.v1.EdgeHello.positions:type_name -> starling.rpc.v1.Position
-	7,  // 10: starling.rpc.v1.NotHere.at:type_name -> starling.rpc.v1.Position
+	14, // 6: starling.rpc.v1.PushReply.hello:type_name -> starling.rpc.v1.EdgeHello
+	9,  // 7: starling.rpc.v1.PushReply.positions:type_name -> starling.rpc.v1.Position
+	15, // 8: starling.rpc.v1.PushReply.not_here:type_name -> starling.rpc.v1.NotHere
+	9,  // 9: starling.rpc.v1.EdgeHello.positions:type_name -> starling.rpc.v1.Position
+	9,  // 10: starling.rpc.v1.NotHere.at:type_name -> starling.rpc.v1.Position
 	1,  // 11: starling.rpc.v1.Logic.Login:input_type -> starling.rpc.v1.LoginRequest
 	4,  // 12: starling.rpc.v1.Logic.Uplink:input_type -> starling.rpc.v1.UpBatch
-	8,  // 13: starling.rpc.v1.Edge.Push:input_type -> starling.rpc.v1.PushBatch
-	2,  // 14: starling.rpc.v1.Logic.Login:output_type -> starling.rpc.v1.LoginReply
-	6,  // 15: starling.rpc.v1.Logic.Uplink:output_type -> starling.rpc.v1.DownBatch
-	11, // 16: starling.rpc.v1.Edge.Push:output_type -> starling.rpc.v1.PushReply
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
+	10, // 13: starling.rpc.v1.Edge.Push:input_type -> starling.rpc.v1.PushBatch
+	7,  // 14: starling.rpc.v1.Edge.Kick:input_type -> starling.rpc.v1.KickRequest
+	2,  // 15: starling.rpc.v1.Logic.Login:output_type -> starling.rpc.v1.LoginReply
+	6,  // 16: starling.rpc.v1.Logic.Uplink:output_type -> starling.rpc.v1.DownBatch
+	13, // 17: starling.rpc.v1.Edge.Push:output_type -> starling.rpc.v1.PushReply
+	8,  // 18: starling.rpc.v1.Edge.Kick:output_type -> starling.rpc.v1.KickReply
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1090,7 +1196,7 @@ func file_rpc_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rpc_rpc_proto_rawDesc), len(file_rpc_rpc_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -167,17 +167,21 @@ var Logic_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Edge_Push_FullMethodName = "/starling.rpc.v1.Edge/Push"
+	Edge_Kick_FullMethodName = "/starling.rpc.v1.Edge/Kick"
 )
 
 // EdgeClient is the client API for Edge service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Edge serves jobs.
+// Edge serves jobs, and other edges.
 type EdgeClient interface {
 	// Push carries what a job delivers, in order. The edge sends its Hello
 	// (identity and positions) first; the job then sends from there.
 	Push(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PushBatch, PushReply], error)
+	// Kick ends a connection whose device has logged in at the calling edge.
+	// Asking for one that is not here is no error.
+	Kick(ctx context.Context, in *KickRequest, opts ...grpc.CallOption) (*KickReply, error)
 }
 
 type edgeClient struct {
@@ -201,15 +205,28 @@ func (c *edgeClient) Push(ctx context.Context, opts ...grpc.CallOption) (grpc.Bi
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Edge_PushClient = grpc.BidiStreamingClient[PushBatch, PushReply]
 
+func (c *edgeClient) Kick(ctx context.Context, in *KickRequest, opts ...grpc.CallOption) (*KickReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KickReply)
+	err := c.cc.Invoke(ctx, Edge_Kick_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EdgeServer is the server API for Edge service.
 // All implementations must embed UnimplementedEdgeServer
 // for forward compatibility.
 //
-// Edge serves jobs.
+// Edge serves jobs, and other edges.
 type EdgeServer interface {
 	// Push carries what a job delivers, in order. The edge sends its Hello
 	// (identity and positions) first; the job then sends from there.
 	Push(grpc.BidiStreamingServer[PushBatch, PushReply]) error
+	// Kick ends a connection whose device has logged in at the calling edge.
+	// Asking for one that is not here is no error.
+	Kick(context.Context, *KickRequest) (*KickReply, error)
 	mustEmbedUnimplementedEdgeServer()
 }
 
@@ -222,6 +239,9 @@ type UnimplementedEdgeServer struct{}
 
 func (UnimplementedEdgeServer) Push(grpc.BidiStreamingServer[PushBatch, PushReply]) error {
 	return status.Error(codes.Unimplemented, "method Push not implemented")
+}
+func (UnimplementedEdgeServer) Kick(context.Context, *KickRequest) (*KickReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Kick not implemented")
 }
 func (UnimplementedEdgeServer) mustEmbedUnimplementedEdgeServer() {}
 func (UnimplementedEdgeServer) testEmbeddedByValue()              {}
@@ -251,13 +271,36 @@ func _Edge_Push_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Edge_PushServer = grpc.BidiStreamingServer[PushBatch, PushReply]
 
+func _Edge_Kick_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KickRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EdgeServer).Kick(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Edge_Kick_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EdgeServer).Kick(ctx, req.(*KickRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Edge_ServiceDesc is the grpc.ServiceDesc for Edge service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Edge_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "starling.rpc.v1.Edge",
 	HandlerType: (*EdgeServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Kick",
+			Handler:    _Edge_Kick_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Push",

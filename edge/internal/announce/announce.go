@@ -47,6 +47,8 @@ type Events struct {
 	HelloChanged func()                 // epoch or unlisted are others now
 	Missed       func()                 // sessions may have missed anything
 	Newer        func(m *roster.Member) // a newer connection of its device is elsewhere
+	// Older: a connection of m's device stood at another edge when m logged in.
+	Older func(m *roster.Member, r registry.Route)
 }
 
 // Announcer keeps one edge in the registry. Make it with New.

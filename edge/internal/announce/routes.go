@@ -54,10 +54,21 @@ func (a *Announcer) Put(ctx context.Context, m *roster.Member) bool {
 		if newer(m, res.stood) {
 			return false
 		}
+		a.older(m, res.stood)
 		// The epoch may have changed while the route was on its way; the
 		// announcing that followed may have come before it.
 		if _, now, _ := a.Hello(); now == epoch {
 			return true
+		}
+	}
+}
+
+// older reports what a log-in replaced at other edges.
+func (a *Announcer) older(m *roster.Member, stood []registry.Route) {
+	here := a.Lease().Server
+	for _, r := range stood {
+		if r.Device == m.Device && r.Conn < m.Conn && r.Server != here {
+			a.events.Older(m, r)
 		}
 	}
 }
