@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"net"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// loadRate is the messages a second of the tests that break things.
+const loadRate = 300
+
+const loadUsers = 24
+
+// under starts the tiers apart on real servers, and the load.
+func under(t *testing.T, settings ...string) (*Servers, *System, *Load) {
+	t.Helper()
+	servers := RealServers(t, binary)
+	s := servers.Split(t, settings...)
+	l := s.StartLoad(t, loadUsers, loadRate)
+	lasts(3 * time.Second)
+	return servers, s, l
+}
+
+// lasts is how long a state of the world lasts: part of the story, not a wait
+// for something.
+func lasts(d time.Duration) { time.Sleep(d) }
+
+// TestRealKill9: one of each tier in turn, and one of the brokers, dies by
+// kill -9 under load and comes back: nothing acknowledged is lost, nothing
+// repeated, no hole, and a killed job's partitions are taken over in time.
+func TestRealKill9(t *testing.T) {
+	servers, s, l := under(t)
+	for _, name := range []string{"edge-1", "logic-1", "job-1", "job-2"} {
+		p := s.Process(name)
+		died := time.Now()
+		p.Kill(t)
+		lasts(10 * time.Second)
+		took, n := l.Worst(died, died.Add(5*time.Second), died, nil)
+		t.Logf("%s killed: everything acknowledged in the 5 s after (%d messages) was with everybody %v after the kill or its acknowledgement",
+			name, n, took.Round(time.Millisecond))
+		if limit := 8 * time.Second; took > limit {
+			t.Errorf("%s: took %v, more than %v", name, took, limit)
+		}
+		p.Start(t)
+		p.AwaitReady(t)
+		lasts(3 * time.Second)
+	}
+	if brokers := servers.Kafka(t); len(brokers) >= 3 {
+		died := time.Now()
+		servers.End(t, syscall.SIGKILL, brokers[0])
+		lasts(12 * time.Second)
+		servers.Up(t)
+		took, _ := l.Worst(died, died.Add(10*time.Second), died, nil)
+		acked, begun := l.Acked(died, died.Add(10*time.Second))
+		t.Logf("%s of %d killed: %d of %d acknowledged in the 10 s after; longest to everybody %v", brokers[0], len(brokers), acked, begun, took)
+		lasts(3 * time.Second)
+	}
+	l.Stop()
+}
+
+// TestRealFlushAll: Redis forgets everything under load, three times.
+func TestRealFlushAll(t *testing.T) {
+	servers, _, l := under(t)
+	for range 3 {
+		at := time.Now()
+		redis(t, servers, "FLUSHALL")
+		lasts(5 * time.Second)
+		took, n := l.Worst(at.Add(-time.Second), time.Now().Add(-time.Second), time.Time{}, func(u *loadUser) bool { return u.stayed(at) })
+		t.Logf("FLUSHALL: %d messages, longest to everybody %v", n, took)
+		if took > 2*time.Second {
+			t.Errorf("somebody online missed a message for %v", took)
+		}
+	}
+	l.Stop()
+}
+
+func redis(t *testing.T, servers *Servers, args ...string) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(servers.setting("REDIS_ADDRS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("redis-cli", append([]string{"-h", host, "-p", port}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("redis-cli %v: %v\n%s", args, err, out)
+	}
+}
+
+// TestRealRedisStopped: 30 s without Redis.
+func TestRealRedisStopped(t *testing.T) {
+	servers, _, l := under(t)
+	at := time.Now()
+	servers.End(t, syscall.SIGTERM, "redis")
+	lasts(30 * time.Second)
+	servers.Up(t)
+	lasts(10 * time.Second)
+	took, n := l.Worst(at.Add(-time.Second), time.Now().Add(-time.Second), time.Time{}, func(u *loadUser) bool { return u.stayed(at) })
+	acked, begun := l.Acked(at, at.Add(30*time.Second))
+	t.Logf("Redis away for 30 s: %d of %d acknowledged meanwhile; %d messages, longest to everybody online %v", acked, begun, n, took)
+	if took > 2*time.Second {
+		t.Errorf("somebody online missed a message for %v", took)
+	}
+	l.Stop()
+}
+
+// TestRealMariaDBStopped: 30 s without the store: everything is acknowledged
+// all the same, and delivered in order within 10 s after it is back.
+func TestRealMariaDBStopped(t *testing.T) {
+	servers, _, l := under(t)
+	at := time.Now()
+	servers.End(t, syscall.SIGTERM, "mariadb")
+	lasts(30 * time.Second)
+	servers.Up(t)
+	back := time.Now()
+	lasts(12 * time.Second)
+	acked, begun := l.Acked(at.Add(time.Second), back)
+	took, n := l.Worst(at, back, back, nil)
+	t.Logf("MariaDB away for 30 s: %d of %d acknowledged meanwhile; the last of %d was with everybody %v after it was back", acked, begun, n, took)
+	if acked < begun*98/100 {
+		t.Errorf("%d of %d sends acknowledged", acked, begun)
+	}
+	if took > 10*time.Second {
+		t.Errorf("delivered %v after it was back", took)
+	}
+	l.Stop()
+}
+
+// TestRealKafkaStopped: without the log sends are unavailable, and every one
+// that is tried again arrives once.
+func TestRealKafkaStopped(t *testing.T) {
+	servers, _, l := under(t)
+	at := time.Now()
+	servers.End(t, syscall.SIGTERM, servers.Kafka(t)...)
+	lasts(15 * time.Second)
+	acked, begun := l.Acked(at.Add(2*time.Second), time.Now())
+	servers.Up(t)
+	back := time.Now()
+	lasts(15 * time.Second)
+	took, _ := l.Worst(back, back.Add(10*time.Second), back, nil)
+	t.Logf("Kafka away for 15 s: %d of %d acknowledged meanwhile; afterwards longest to everybody %v", acked, begun, took)
+	l.Stop()
+}
+
+// TestRealEdgeFrozen: an edge that stands still for 10 s: its clients have
+// everything within 5 s after.
+func TestRealEdgeFrozen(t *testing.T) {
+	_, s, l := under(t)
+	p := s.Process("edge-1")
+	at := time.Now()
+	p.Signal(t, syscall.SIGSTOP)
+	lasts(10 * time.Second)
+	p.Signal(t, syscall.SIGCONT)
+	thawed := time.Now()
+	lasts(7 * time.Second)
+	took, n := l.Worst(at, thawed, thawed, nil)
+	t.Logf("edge frozen for 10 s: the last of %d messages was with everybody %v after", n, took)
+	if took > 5*time.Second {
+		t.Errorf("its clients had everything only %v after", took)
+	}
+	l.Stop()
+}
