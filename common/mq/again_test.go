@@ -37,7 +37,8 @@ func (r *refusing) Revoked(ps []record.PartitionID, lost bool) {
 // after its owner refused an assignment. Nothing is left out or comes twice.
 func TestJoinsAgain(t *testing.T) { onBrokers(t, joinsAgain) }
 
-func joinsAgain(t *testing.T, b *broker) {
+func joinsAgain(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	o := &owner{t: t, ledger: newLedger(), commit: true, owned: map[record.PartitionID]int64{}}
 	x, err := mq.NewConsumer(b.config(), b.group, []string{b.topic}, zaptest.NewLogger(t), prometheus.NewRegistry())
@@ -80,7 +81,8 @@ func joinsAgain(t *testing.T, b *broker) {
 // stays with the member, and is offered again with the next assignment.
 func TestDeclined(t *testing.T) { onBrokers(t, declined) }
 
-func declined(t *testing.T, b *broker) {
+func declined(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	for q := range int32(4) {
 		produce(t, p, b.part(q), numbers("", 0, 10)...)
@@ -129,7 +131,8 @@ func declined(t *testing.T, b *broker) {
 // declined before.
 func TestAcceptsWhatItDeclined(t *testing.T) { onBrokers(t, acceptsWhatItDeclined) }
 
-func acceptsWhatItDeclined(t *testing.T, b *broker) {
+func acceptsWhatItDeclined(b *broker) {
+	t := b.t
 	produce(t, newProducer(t, b.config()), b.part(0), "a")
 	o := &owner{t: t, ledger: newLedger(), owned: map[record.PartitionID]int64{}, decline: map[record.PartitionID]bool{}}
 	for q := range int32(4) {

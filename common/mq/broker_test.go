@@ -23,28 +23,30 @@ import (
 // broker is a log with a topic and a group of the test's own: the embedded
 // one, which can be stopped and started again at its address, or Apache Kafka.
 type broker struct {
+	t            *testing.T
 	dir, addr    string
 	s            *embedded.Services // nil for Apache Kafka
 	topic, group string
+	addrs        []string // of a cluster
 }
 
 // onBrokers runs a test on the embedded log and on Apache Kafka.
-func onBrokers(t *testing.T, f func(t *testing.T, b *broker)) {
+func onBrokers(t *testing.T, f func(b *broker)) {
 	t.Helper()
 	t.Parallel()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
-		f(t, startBroker(t))
+		f(startBroker(t))
 	})
 	t.Run("kafka", func(t *testing.T) {
 		t.Parallel()
-		f(t, realBroker(t))
+		f(realBroker(t))
 	})
 }
 
 func startBroker(t *testing.T) *broker {
 	t.Helper()
-	b := &broker{dir: t.TempDir(), addr: testkit.Reserve(t, 1)[0], topic: record.TopicMessages, group: "group"}
+	b := &broker{t: t, dir: t.TempDir(), addr: testkit.Reserve(t, 1)[0], topic: record.TopicMessages, group: "group"}
 	b.start(t)
 	t.Cleanup(func() { b.stop(t) })
 	return b
@@ -70,9 +72,9 @@ func realEnv(t *testing.T, key string) string {
 func realBroker(t *testing.T) *broker {
 	t.Helper()
 	unique := "test-" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	b := &broker{addr: realEnv(t, "STARLING_TEST_KAFKA"), topic: unique, group: unique}
+	b := &broker{t: t, addr: realEnv(t, "STARLING_TEST_KAFKA"), topic: unique, group: unique}
 	c := b.config()
-	if err := mq.EnsureTopics(t.Context(), c, append(c.Topics(), b.spec())); err != nil {
+	if _, err := mq.CreateTopics(t.Context(), c, append(c.Topics(), b.spec())); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -107,7 +109,10 @@ func (b *broker) config() mq.Config {
 	var c mq.Config
 	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "kafka.")
 	c.Brokers = config.Strings{b.addr}
-	c.SingleBroker = true
+	c.SingleBroker, c.Embedded = true, b.s != nil
+	if len(b.addrs) > 1 {
+		c.Brokers, c.SingleBroker = b.addrs, false
+	}
 	c.MessageTimeout = time.Minute // a busy machine is no failure here
 	return c
 }

@@ -105,7 +105,7 @@ func (r *run) look(tps []kafka.TopicPartition) ([]Assignment, error) {
 func (r *run) lookOnce(tps []kafka.TopicPartition) ([]Assignment, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
 	defer cancel()
-	topics, err := describeNames(ctx, r.admin, r.topics)
+	topics, err := describeNames(ctx, r.admin, &r.cfg, r.topics)
 	if err != nil {
 		return nil, err
 	}

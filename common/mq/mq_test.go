@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
-	"github.com/starling-im/starling/common/embedded"
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/testkit"
@@ -25,7 +24,8 @@ func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func TestOrderAndTimestamps(t *testing.T) { onBrokers(t, orderAndTimestamps) }
 
-func orderAndTimestamps(t *testing.T, b *broker) {
+func orderAndTimestamps(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	const n = 500
 	before := time.Now().UnixMilli()
@@ -66,7 +66,8 @@ func orderAndTimestamps(t *testing.T, b *broker) {
 
 func TestAssignment(t *testing.T) { onBrokers(t, assignment) }
 
-func assignment(t *testing.T, b *broker) {
+func assignment(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	produce(t, p, b.part(1), "a", "b", "c")
 	first := &owner{commit: true}
@@ -96,7 +97,8 @@ func assignment(t *testing.T, b *broker) {
 // TestTopicID: a topic made again under its name has another id.
 func TestTopicID(t *testing.T) { onBrokers(t, topicID) }
 
-func topicID(t *testing.T, b *broker) {
+func topicID(b *broker) {
+	t := b.t
 	o := &owner{}
 	leave := join(t, b, b.config(), o)
 	eventually(t, "assigned", func() bool { return o.count() == 4 })
@@ -112,7 +114,7 @@ func topicID(t *testing.T, b *broker) {
 	}
 	c.Close()
 	cfg := b.config()
-	if err := mq.EnsureTopics(t.Context(), cfg, []mq.TopicSpec{b.spec()}); err != nil {
+	if _, err := mq.CreateTopics(t.Context(), cfg, []mq.TopicSpec{b.spec()}); err != nil {
 		t.Fatal(err)
 	}
 	again := &owner{}
@@ -127,7 +129,8 @@ func topicID(t *testing.T, b *broker) {
 // partitions not owned are ignored.
 func TestCommitGrows(t *testing.T) { onBrokers(t, commitGrows) }
 
-func commitGrows(t *testing.T, b *broker) {
+func commitGrows(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	produce(t, p, b.part(0), numbers("", 0, 10)...)
 	o := &owner{}
@@ -153,7 +156,8 @@ func commitGrows(t *testing.T, b *broker) {
 // rebalance.
 func TestCommitInTheBackground(t *testing.T) { onBrokers(t, commitInTheBackground) }
 
-func commitInTheBackground(t *testing.T, b *broker) {
+func commitInTheBackground(b *broker) {
+	t := b.t
 	produce(t, newProducer(t, b.config()), b.part(0), "a", "b")
 	o := &owner{commit: true}
 	join(t, b, b.config(), o)
@@ -173,7 +177,8 @@ func commitInTheBackground(t *testing.T, b *broker) {
 // handled once, in order, as the offsets are the owner's.
 func TestRebalance(t *testing.T) { onBrokers(t, rebalance) }
 
-func rebalance(t *testing.T, b *broker) {
+func rebalance(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	l, n := newLedger(), 0
 	flow := func() {
@@ -213,7 +218,8 @@ func rebalance(t *testing.T, b *broker) {
 // TestStartAtHigh: an at-most-once owner gets only what comes after it.
 func TestStartAtHigh(t *testing.T) { onBrokers(t, startAtHigh) }
 
-func startAtHigh(t *testing.T, b *broker) {
+func startAtHigh(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	produce(t, p, b.part(0), "old")
 	o := &owner{high: true}
@@ -228,7 +234,8 @@ func startAtHigh(t *testing.T, b *broker) {
 
 func TestOwnerFails(t *testing.T) { onBrokers(t, ownerFails) }
 
-func ownerFails(t *testing.T, b *broker) {
+func ownerFails(b *broker) {
+	t := b.t
 	produce(t, newProducer(t, b.config()), b.part(0), "a")
 	o := &owner{fail: errors.New("broken")}
 	leave := join(t, b, b.config(), o)
@@ -242,7 +249,8 @@ func ownerFails(t *testing.T, b *broker) {
 // keeps its partitions, and nothing is lost or comes twice.
 func TestBlockedOwner(t *testing.T) { onBrokers(t, blockedOwner) }
 
-func blockedOwner(t *testing.T, b *broker) {
+func blockedOwner(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	c := b.config()
 	c.BatchMessages = 10
@@ -292,7 +300,8 @@ func TestBrokerGone(t *testing.T) {
 
 func TestFull(t *testing.T) { onBrokers(t, full) }
 
-func full(t *testing.T, b *broker) {
+func full(b *broker) {
+	t := b.t
 	c := b.config()
 	c.QueueMessages = 5
 	p := newProducer(t, c)
@@ -359,57 +368,6 @@ func TestCloseAnswers(t *testing.T) {
 	p.Close()
 }
 
-func TestEnsureTopics(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
-	c := b.config()
-	for _, s := range c.Topics() {
-		if !slices.Contains(embedded.Topics(), s.Name) {
-			t.Errorf("topic %s is not in the embedded log", s.Name)
-		}
-	}
-	specs := append(c.Topics(), mq.TopicSpec{Name: "fresh", Partitions: 7, Retention: c.Retention})
-	for range 2 {
-		if err := mq.EnsureTopics(t.Context(), c, specs); err != nil {
-			t.Fatal(err)
-		}
-	}
-	k, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.Close()
-	rc, err := kadm.NewClient(k).DescribeTopicConfigs(t.Context(), "fresh")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]string{}
-	for _, kv := range rc[0].Configs {
-		got[kv.Key] = kv.MaybeValue()
-	}
-	for key, want := range map[string]string{"message.timestamp.type": "LogAppendTime", "retention.ms": "691200000", "min.insync.replicas": "1"} {
-		if got[key] != want {
-			t.Errorf("%s is %q, not %q", key, got[key], want)
-		}
-	}
-	c.Partitions = 8
-	err = mq.EnsureTopics(t.Context(), c, c.Topics())
-	if err == nil || !strings.Contains(err.Error(), "im_push has 4 partitions, kafka.partitions says 8") || !strings.Contains(err.Error(), "im_messages") {
-		t.Errorf("other number of partitions: %v", err)
-	}
-	if err := newProducer(t, c).Ready(); err == nil {
-		t.Error("a producer with another number of partitions is ready")
-	}
-	c = b.config()
-	c.SingleBroker = false
-	if err := mq.EnsureTopics(t.Context(), c, c.Topics()); err == nil || !strings.Contains(err.Error(), "kafka.single-broker") {
-		t.Errorf("one replica: %v", err)
-	}
-	if err := newProducer(t, c).Ready(); err == nil || !strings.Contains(err.Error(), "replicas") {
-		t.Errorf("ready with one replica: %v", err)
-	}
-}
-
 func TestValidate(t *testing.T) {
 	b := broker{addr: "127.0.0.1:9"}
 	if c := b.config(); c.Validate() != nil {
@@ -428,7 +386,7 @@ func TestValidate(t *testing.T) {
 	if _, err := mq.NewConsumer(mq.Config{}, "g", nil, zaptest.NewLogger(t), nil); err == nil {
 		t.Error("NewConsumer took an empty config")
 	}
-	if err := mq.EnsureTopics(t.Context(), mq.Config{}, nil); err == nil {
-		t.Error("EnsureTopics took an empty config")
+	if err := mq.CheckTopics(t.Context(), mq.Config{}, nil); err == nil {
+		t.Error("CheckTopics took an empty config")
 	}
 }
