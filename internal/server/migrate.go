@@ -8,23 +8,30 @@ import (
 	"github.com/starling-im/starling/common/app"
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/embedded"
+	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/store/sqlstore"
 	"github.com/starling-im/starling/internal/process"
 )
 
 // Migrate is `starling migrate`: it brings the schema to this binary's
-// version, in MySQL if mysql.dsn is set, else in the data folder.
+// version, in MySQL if mysql.dsn is set, else in the data folder, and makes the
+// topics that are missing if kafka.brokers is set. Several may run at once.
 func Migrate(ctx context.Context, std process.IO) error {
 	ctx, stop := app.Signals(ctx)
 	defer stop()
 	p := &Program{}
 	fs, _ := process.Flags("starling migrate", p)
 	cfg := &p.backend.MySQL
+	log := &p.backend.Kafka
 	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
-		if cfg.DSN.Reveal() == "" {
-			return p.validateFolder()
+		var err error
+		if len(log.Brokers) > 0 {
+			err = log.Validate()
 		}
-		return cfg.Validate()
+		if cfg.DSN.Reveal() == "" {
+			return errors.Join(err, p.validateFolder())
+		}
+		return errors.Join(err, cfg.Validate())
 	})
 	if err != nil || done {
 		return err
@@ -39,10 +46,34 @@ func Migrate(ctx context.Context, std process.IO) error {
 	if err != nil {
 		return fmt.Errorf("migrate %s: %w", where, err)
 	}
-	if _, err := fmt.Fprintf(std.Stdout, "schema in %s is up to date\n", where); err != nil {
-		return fmt.Errorf("print the outcome: %w", err)
+	outcome := fmt.Sprintf("schema in %s is up to date\n", where)
+	topicsErr := error(nil)
+	if len(log.Brokers) > 0 {
+		var made []string
+		made, topicsErr = migrateTopics(ctx, log)
+		for _, name := range made {
+			outcome += fmt.Sprintf("made topic %s with %d partitions\n", name, log.Partitions)
+		}
+		if topicsErr == nil {
+			outcome += "topics are as they must be\n"
+		}
 	}
-	return nil
+	if _, err := fmt.Fprint(std.Stdout, outcome); err != nil {
+		return errors.Join(topicsErr, fmt.Errorf("print the outcome: %w", err))
+	}
+	return topicsErr
+}
+
+// migrateTopics makes the topics and checks those that stood.
+func migrateTopics(ctx context.Context, cfg *mq.Config) (made []string, err error) {
+	specs := cfg.Topics()
+	if made, err = mq.CreateTopics(ctx, *cfg, specs); err == nil {
+		err = mq.CheckTopics(ctx, *cfg, specs)
+	}
+	if err != nil {
+		return made, fmt.Errorf("migrate the topics: %w", err)
+	}
+	return made, nil
 }
 
 // migrateFolder takes the folder's lock by starting its services, so that no
