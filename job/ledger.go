@@ -12,11 +12,17 @@ import (
 	"github.com/starling-im/starling/common/store"
 )
 
-// How often the ledger is read, and what is too old is deleted.
+// How often the ledger is read, and room is made for what comes and what is too
+// old removed.
 const (
 	ledgerEvery = 15 * time.Second
-	purgeEvery  = time.Hour
+	houseEvery  = time.Hour
 )
+
+// longestLag is how far behind a partition may be without losing the verdicts
+// that it still has to compare with. A partition where nobody writes any more
+// looks the same, and so keeps everybody's verdicts for that much longer.
+const longestLag = 30 * 24 * time.Hour
 
 // ledger shows the durable counts of every partition: at any time the log's
 // end is the sum of the columns and the lag.
@@ -55,19 +61,22 @@ func (l *ledger) show(states []store.PartitionState) {
 	}
 }
 
-// keepHouse reads the ledger and purges old verdicts until ctx ends.
+// keepHouse reads the ledger and keeps the store's house until ctx ends.
 func (t *tier) keepHouse(ctx context.Context) {
-	ledger, purge := time.NewTicker(ledgerEvery), time.NewTicker(purgeEvery)
+	ledger, house := time.NewTicker(ledgerEvery), time.NewTicker(houseEvery)
 	defer ledger.Stop()
-	defer purge.Stop()
+	defer house.Stop()
+	t.task(ctx, "prepare", t.prepare)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ledger.C:
 			t.task(ctx, "ledger", t.readLedger)
-		case <-purge.C:
+		case <-house.C:
+			t.task(ctx, "prepare", t.prepare)
 			t.task(ctx, "purge", t.purge)
+			t.task(ctx, "retire", t.retire)
 		}
 	}
 }
@@ -87,6 +96,38 @@ func (t *tier) readLedger(ctx context.Context) error {
 	return err
 }
 
+func (t *tier) prepare(ctx context.Context) error {
+	return t.d.Store.Prepare(ctx, time.Now().UnixMilli())
+}
+
+// purge goes by the time of the records: a partition that is days behind will
+// see repeats of what was decided days before that.
 func (t *tier) purge(ctx context.Context) error {
-	return t.d.Store.Purge(ctx, time.Now().Add(-t.cfg.OutcomeRetention).UnixMilli())
+	states, err := t.d.Store.Partitions(ctx)
+	if err != nil {
+		return err
+	}
+	return t.d.Store.Purge(ctx, recordTime(states, time.Now()).Add(-t.cfg.OutcomeRetention).UnixMilli())
+}
+
+// recordTime is the time that every partition has reached. One without any
+// verdict has none to lose.
+func recordTime(states []store.PartitionState, now time.Time) time.Time {
+	oldest := now
+	for i := range states {
+		if ts := states[i].AppliedTS; ts > 0 && ts < oldest.UnixMilli() {
+			oldest = time.UnixMilli(ts)
+		}
+	}
+	if limit := now.Add(-longestLag); oldest.Before(limit) {
+		return limit
+	}
+	return oldest
+}
+
+func (t *tier) retire(ctx context.Context) error {
+	if t.cfg.HistoryRetention == 0 {
+		return nil
+	}
+	return t.d.Store.Retire(ctx, time.Now().Add(-t.cfg.HistoryRetention).UnixMilli())
 }
