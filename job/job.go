@@ -52,6 +52,7 @@ type Deps struct {
 	Store       store.Store
 	Producer    mq.Producer
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
+	After       []string // modules that start before the tier and stop after it
 }
 
 // Register adds the tier's modules.
@@ -66,7 +67,7 @@ func Register(m app.Registrar, cfg Config, d Deps) error {
 		return fmt.Errorf("job: admin port: %w", err)
 	}
 	m.Register(ModuleAdmin, app.Module{Start: admin.Start, Stop: admin.Stop})
-	m.Register(Module, app.Module{Start: t.start, Run: t.run, Drain: t.drain, Ready: t.readiness}, ModuleAdmin)
+	m.Register(Module, app.Module{Start: t.start, Run: t.run, Drain: t.drain, Ready: t.readiness}, append([]string{ModuleAdmin}, d.After...)...)
 	return nil
 }
 

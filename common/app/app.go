@@ -29,7 +29,8 @@ type Module struct {
 	// Stop releases what Start took. It is called also when Run or Drain failed,
 	// never when Start did.
 	Stop func(ctx context.Context) error
-	// Ready says why the module is not ready, nil when it is; asked by /readyz.
+	// Ready says why the module is not ready, nil when it is; asked by /readyz,
+	// from the moment that Start is called.
 	Ready func() error
 }
 

@@ -173,13 +173,16 @@ func (m *Manager) startAll(ctx context.Context, order []*unit) (started []*unit,
 		case err := <-m.ended:
 			return started, append(errs, err)
 		case <-ctx.Done():
-			return started, append(errs, fmt.Errorf("interrupted while starting %s: %w", u.name, context.Cause(ctx)))
+			return started, errs // asked to stop: no failure
 		default:
 		}
 		m.setPhase(u, PhaseStarting, nil)
 		began := time.Now()
 		if err := m.call(ctx, u, "start", u.Start); err != nil {
 			m.setPhase(u, PhaseFailed, err)
+			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+				return started, errs // asked to stop while it waited: no failure
+			}
 			return started, append(errs, err)
 		}
 		m.setPhase(u, PhaseRunning, nil)
@@ -358,15 +361,18 @@ func (m *Manager) Ready(names ...string) error {
 		m.mu.Lock()
 		phase := u.phase
 		m.mu.Unlock()
-		if phase != PhaseRunning {
+		if phase != PhaseRunning && (phase != PhaseStarting || u.Ready == nil) {
 			errs = append(errs, fmt.Errorf("%s: %s", u.name, phase))
 			continue
 		}
 		if u.Ready == nil {
 			continue
 		}
-		if err := u.Ready(); err != nil {
+		switch err := u.Ready(); {
+		case err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", u.name, err))
+		case phase == PhaseStarting:
+			errs = append(errs, fmt.Errorf("%s: %s", u.name, phase))
 		}
 	}
 	return errors.Join(errs...)

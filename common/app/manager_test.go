@@ -226,14 +226,23 @@ func TestRunOutlivesDrain(t *testing.T) {
 	})
 }
 
+// Asked to stop while a module waits for what it needs: an orderly end.
 func TestInterruptedStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, j := newTest(t), &journal{}
 		m.Register("a", j.module("a"))
-		m.Register("slow", Module{Start: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+		m.Register("slow", Module{
+			Start: func(ctx context.Context) error {
+				if err := m.Ready("slow"); err == nil || err.Error() != "slow: the database is away" {
+					t.Errorf("while it waits: %v", err)
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			},
+			Ready: func() error { return errors.New("the database is away") },
+		})
 		m.Register("b", j.module("b"))
-		err := runFor(t, m, "a", "slow", "b")
-		if !errors.Is(err, context.DeadlineExceeded) {
+		if err := runFor(t, m, "a", "slow", "b"); err != nil {
 			t.Error(err)
 		}
 		if diff := cmp.Diff("start a, drain a, stop a", j.String()); diff != "" {

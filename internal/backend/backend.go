@@ -24,6 +24,9 @@ import (
 const (
 	ModuleMySQL = "mysql"
 	ModuleKafka = "kafka"
+
+	moduleMySQLCheck = "mysql.check"
+	moduleKafkaCheck = "kafka.check"
 )
 
 // Config says where the services are.
@@ -53,31 +56,19 @@ type Backend struct {
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
 }
 
-// Open connects and checks the topics, and that the store and the log
-// have the same number of partitions.
+// Open makes the clients and contacts nobody: the modules of Needs wait for the
+// services, and whoever uses them has to start after those.
 func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	reg, err := env.Registry(cfg.Redis)
 	if err != nil {
 		return nil, err
 	}
-	st, err := sqlstore.Open(ctx, cfg.MySQL)
+	st, err := sqlstore.New(cfg.MySQL, env.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	env.Manager.Register(ModuleMySQL, app.Module{Stop: func(context.Context) error { return st.Close() }})
 	env.Target(ModuleMySQL)
-
-	topics := cfg.Kafka.Topics()
-	if err := mq.CheckTopics(ctx, cfg.Kafka, topics); err != nil {
-		return nil, fmt.Errorf("check the topics: %w", err)
-	}
-	layout := map[string]int32{}
-	for _, t := range topics {
-		layout[t.Name] = int32(t.Partitions)
-	}
-	if err := st.CheckLayout(ctx, layout); err != nil {
-		return nil, fmt.Errorf("compare the partitions of log and store: %w", err)
-	}
 	producer, err := mq.NewProducer(context.WithoutCancel(ctx), cfg.Kafka, env.Log.Named("kafka"), env.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("make the producer: %w", err)
@@ -91,10 +82,38 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 		return nil
 	}})
 	env.Target(ModuleKafka)
+	cfg.await(env, st)
 	return &Backend{
 		Registry: reg, Store: st, Producer: producer,
 		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
 			return mq.NewConsumer(cfg.Kafka, group, topics, env.Log.Named("kafka"), env.Metrics)
 		},
 	}, nil
+}
+
+// Needs names the modules that whoever uses a Backend starts after.
+func Needs() []string { return []string{process.ModuleRedis, moduleMySQLCheck, moduleKafkaCheck} }
+
+// await registers the modules that wait for MySQL and Kafka and check them.
+func (c *Config) await(env *process.Env, st *sqlstore.Store) {
+	topics := c.Kafka.Topics()
+	layout := map[string]int32{}
+	for _, t := range topics {
+		layout[t.Name] = int32(t.Partitions)
+	}
+	mysql := newAwait(ModuleMySQL, env.Log, func(ctx context.Context) error {
+		if err := st.Check(ctx); err != nil {
+			return fmt.Errorf("check the store: %w", err)
+		}
+		if err := st.CheckLayout(ctx, layout); err != nil {
+			return fmt.Errorf("compare the partitions of log and store: %w", err)
+		}
+		return nil
+	}, func(err error) bool { return errors.Is(err, sqlstore.ErrRefused) || errors.Is(err, store.ErrLayout) })
+	kafka := newAwait(ModuleKafka, env.Log, func(ctx context.Context) error {
+		return mq.CheckTopics(ctx, c.Kafka, topics)
+	}, func(err error) bool { return errors.Is(err, mq.ErrRefused) })
+	// Both after the clients, so that these are closed whatever comes of it.
+	env.Manager.Register(moduleMySQLCheck, mysql.module(), ModuleMySQL, ModuleKafka)
+	env.Manager.Register(moduleKafkaCheck, kafka.module(), ModuleMySQL, ModuleKafka)
 }

@@ -207,19 +207,24 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 	if err != nil {
 		return err
 	}
+	if p.target == TargetAll {
+		// Before anything that waits: /readyz has to say what for.
+		env.Manager.Register("admin", app.Module{}, logic.ModuleAdmin, job.ModuleAdmin, edge.ModuleAdmin)
+		env.Target("admin")
+	}
 	build := map[string]func() error{
 		TargetLogic: func() error {
 			return logic.Register(env.Manager, p.logic, logic.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
 				Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(),
 				Embedded: pl.embedded && p.auth.JWKS == "", // nobody is given tokens of a configured key
-				After:    []string{process.ModuleRedis, backend.ModuleMySQL, backend.ModuleKafka},
+				After:    backend.Needs(),
 			})
 		},
 		TargetJob: func() error {
 			return job.Register(env.Manager, p.job, job.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
-				Store: b.Store, Producer: b.Producer, NewConsumer: b.NewConsumer,
+				Store: b.Store, Producer: b.Producer, NewConsumer: b.NewConsumer, After: backend.Needs(),
 			})
 		},
 		TargetEdge: func() error {

@@ -42,7 +42,7 @@ func (p *program) Build(ctx context.Context, env *process.Env) error {
 	err = logic.Register(env.Manager, p.cfg, logic.Deps{
 		Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
 		Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(),
-		After: []string{process.ModuleRedis, backend.ModuleMySQL, backend.ModuleKafka},
+		After: backend.Needs(),
 	})
 	if err != nil {
 		return err
