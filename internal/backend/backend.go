@@ -106,7 +106,7 @@ func (c *Config) await(env *process.Env, st *sqlstore.Store) {
 			return fmt.Errorf("check the store: %w", err)
 		}
 		if err := st.CheckLayout(ctx, layout); err != nil {
-			return fmt.Errorf("compare the partitions of log and store: %w", err)
+			return fmt.Errorf("kafka.partitions: compare with what the store was made with: %w", err)
 		}
 		return nil
 	}, func(err error) bool { return errors.Is(err, sqlstore.ErrRefused) || errors.Is(err, store.ErrLayout) })
