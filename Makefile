@@ -43,6 +43,10 @@ test: ## vet and all tests: units, contracts, simulations, end to end on the emb
 race: ## all tests with the race detector
 	$(GO) test -race -timeout 25m ./...
 
+.PHONY: test-real
+test-real: ## what needs real servers: contracts and end to end, on Redis, MariaDB and three Kafka brokers started for it
+	deploy/local/test-real
+
 .PHONY: e2e
 e2e: ## the end-to-end tests alone, not cached
 	$(GO) test -count=1 -timeout 15m ./deploy/e2e/...

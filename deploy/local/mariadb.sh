@@ -1,4 +1,4 @@
-# Debian's MariaDB, with database and user im (password im), and im2 for a second shard.
+# Debian's MariaDB, with the databases below for user im (password im).
 mariadb_up() {
   alive "$dir/mariadb.pid" "$(marker mariadb)" && return
   local user=()
@@ -21,10 +21,9 @@ mariadb_sql() { mariadb --no-defaults -uroot -S "$(mariadb_socket)" -e "$1"; }
 
 mariadb_ready() {
   wait_for mariadb 30 mariadb-admin --no-defaults -uroot -S "$(mariadb_socket)" ping
-  mariadb_sql "
-    CREATE DATABASE IF NOT EXISTS im CHARACTER SET utf8mb4;
-    CREATE DATABASE IF NOT EXISTS im2 CHARACTER SET utf8mb4;
-    CREATE USER IF NOT EXISTS 'im'@'127.0.0.1' IDENTIFIED BY 'im';
-    GRANT ALL ON im.* TO 'im'@'127.0.0.1';
-    GRANT ALL ON im2.* TO 'im'@'127.0.0.1';"
+  mariadb_sql "CREATE USER IF NOT EXISTS 'im'@'127.0.0.1' IDENTIFIED BY 'im'"
+  local db
+  for db in im im_second im_test im_test_second; do # of the system, of a second shard, and of the store's own tests
+    mariadb_sql "CREATE DATABASE IF NOT EXISTS $db CHARACTER SET utf8mb4; GRANT ALL ON $db.* TO 'im'@'127.0.0.1'"
+  done
 }
