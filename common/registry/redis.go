@@ -24,11 +24,11 @@ type Redis struct {
 	c       redis.UniversalClient
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	m       *redisMetrics
-	single  bool // one master: its run id can be read
 
-	mu      sync.Mutex
-	leases  leaseCache
-	renewed map[string]uint64 // lease key -> epoch this client has announced as new
+	mu       sync.Mutex
+	leases   leaseCache
+	sentinel sentinel          // the last one seen
+	renewed  map[string]uint64 // lease key -> epoch this client has announced as new
 }
 
 var _ Registry = (*Redis)(nil)
@@ -57,8 +57,6 @@ func New(cfg Config, log *zap.Logger, reg prometheus.Registerer) (*Redis, error)
 		PoolSize:              cfg.PoolSize,
 		ConnMaxIdleTime:       5 * time.Minute,
 	})
-	_, cluster := r.c.(*redis.ClusterClient)
-	r.single = !cluster
 	r.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:    "redis",
 		Timeout: cfg.BreakFor,

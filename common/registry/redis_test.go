@@ -312,14 +312,14 @@ func TestKeys(t *testing.T) {
 	_, err2 := r.PutRoutes(ctx, map[wire.UserID][]registry.Route{"alice": {rt}})
 	_, err3 := r.AddGroupEdge(ctx, "e", []wire.GroupID{"g"})
 	_, err4 := r.Reserve(ctx, []registry.Reservation{{Conv: "p:a:b", From: "a", ClientID: "c", ID: 1}})
-	if err := errors.Join(err1, err2, err3, err4, r.Announced(ctx, "e", 1), r.SetLastSeen(ctx, "alice", 1),
+	if err := errors.Join(err1, err2, err3, err4, r.Announced(ctx, "e", 1, ""), r.SetLastSeen(ctx, "alice", 1),
 		r.PutMessages(ctx, []registry.CachedMsg{{ID: 7}}), r.PutMembers(ctx, "g", []wire.UserID{"a"}),
 		r.FileOffline(ctx, []registry.OfflineEntry{{User: "alice", Conv: "g:g", Seq: 1, ID: 1}})); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
 		"announced", "group:edges:{g}", "group:members:{g}", "lease:edge:{e}", "leases:{edge}", "leases:{edge}:gen", "msg:cache:{7}",
-		"offline:msg:{alice}", "send:{p:a:b|a|c}", "sentinel", "user:conn:{alice}", "user:status:{alice}",
+		"offline:msg:{alice}", "send:{p:a:b|a|c}", "sentinel", "settling", "user:conn:{alice}", "user:status:{alice}",
 	}
 	if got := m.Keys(); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("keys are\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

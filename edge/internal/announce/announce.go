@@ -148,15 +148,16 @@ func (a *Announcer) Edges(ctx context.Context) []string {
 	return urls
 }
 
-// announceAll writes all routes and groups, and says so to the registry.
-func (a *Announcer) announceAll(ctx context.Context, l registry.Lease) bool {
+// announceAll writes all routes and groups, and says so to the registry. What it
+// writes counts for the index that it began under, by the renewal before.
+func (a *Announcer) announceAll(ctx context.Context, l registry.Lease, index string) bool {
 	a.metrics.announced.Inc()
 	err := a.announce(ctx, a.roster.All(nil))
 	if err == nil {
 		err = a.announceGroups(ctx, a.roster.Groups())
 	}
 	if err == nil {
-		err = a.reg.Announced(ctx, l.Server, l.Epoch)
+		err = a.reg.Announced(ctx, l.Server, l.Epoch, index)
 	}
 	if err != nil {
 		if ctx.Err() == nil {
