@@ -38,10 +38,18 @@ func New(cfg Config, log *zap.Logger, reg prometheus.Registerer) (*Redis, error)
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	secure, err := cfg.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
 	r := &Redis{cfg: cfg, log: log, m: newRedisMetrics(reg), renewed: map[string]uint64{}}
 	r.c = redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs:                 cfg.Addrs,
 		MasterName:            cfg.Master,
+		IsClusterMode:         cfg.Cluster,
+		SentinelUsername:      cfg.SentinelUsername,
+		SentinelPassword:      cfg.SentinelPassword.Reveal(),
+		TLSConfig:             secure,
 		Username:              cfg.Username,
 		Password:              cfg.Password.Reveal(),
 		DB:                    cfg.DB,
@@ -96,6 +104,12 @@ func (r *Redis) do(ctx context.Context, op string, f func(ctx context.Context) e
 		r.m.errs.WithLabelValues(op, "timeout").Inc()
 	default:
 		r.m.errs.WithLabelValues(op, "error").Inc()
+	}
+	if c, ok := r.c.(*redis.ClusterClient); ok && !errors.Is(err, context.Canceled) {
+		// The client asks who has the slots once a minute, and when a server
+		// sends it elsewhere, which a dead one does not. It does so beside this
+		// call, once at a time.
+		c.ReloadState(ctx)
 	}
 	return fmt.Errorf("redis %s: %w", op, err)
 }

@@ -1,19 +1,16 @@
 package registry_test
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"math"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
@@ -65,36 +62,6 @@ func TestContractMiniredis(t *testing.T) {
 		return registrytest.Env{
 			Registry: newRedis(t, testConfig(m.Addr())), Other: newRedis(t, testConfig(m.Addr())),
 			Advance: m.FastForward, Flush: m.FlushAll,
-		}
-	})
-}
-
-// TestContractRealRedis runs where STARLING_TEST_REDIS_ADDR names a server; it
-// uses a prefix of its own.
-func TestContractRealRedis(t *testing.T) {
-	addr := os.Getenv("STARLING_TEST_REDIS_ADDR")
-	if addr == "" {
-		t.Log("STARLING_TEST_REDIS_ADDR is not set: the suite ran on miniredis alone")
-		return
-	}
-	registrytest.Run(t, func(t *testing.T) registrytest.Env {
-		t.Helper()
-		c := testConfig(addr)
-		c.Prefix = "test:" + strings.ReplaceAll(t.Name(), " ", "_") + ":" + time.Now().Format("150405.000000") + ":"
-		raw := redis.NewClient(&redis.Options{Addr: addr})
-		flush := func() {
-			keys, err := raw.Keys(context.Background(), c.Prefix+"*").Result()
-			if err == nil && len(keys) > 0 {
-				err = raw.Del(context.Background(), keys...).Err()
-			}
-			if err != nil {
-				t.Error(err)
-			}
-		}
-		t.Cleanup(func() { flush(); _ = raw.Close() })
-		return registrytest.Env{
-			Registry: newRedis(t, c), Other: newRedis(t, c), Flush: flush,
-			Advance: func(d time.Duration) { <-time.After(d) },
 		}
 	})
 }
