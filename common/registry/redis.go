@@ -151,6 +151,39 @@ func (r *Redis) Ping(ctx context.Context) error {
 	return r.do(ctx, "ping", func(ctx context.Context) error { return r.c.Ping(ctx).Err() })
 }
 
+// Clock implements Registry: the masters' TIME, taken for that of the middle of
+// its round trip.
+func (r *Redis) Clock(ctx context.Context) (offset time.Duration, err error) {
+	var mu sync.Mutex
+	read := func(ctx context.Context, c *redis.Client) error {
+		start := time.Now()
+		theirs, err := c.Time(ctx).Result()
+		if err != nil {
+			return err
+		}
+		d := theirs.Sub(start.Add(time.Since(start) / 2))
+		mu.Lock()
+		defer mu.Unlock()
+		if d.Abs() > offset.Abs() {
+			offset = d
+		}
+		return nil
+	}
+	err = r.do(ctx, "clock", func(ctx context.Context) error { return r.eachMaster(ctx, read) })
+	return offset, err
+}
+
+// eachMaster calls f for each master, of a Cluster for several at once.
+func (r *Redis) eachMaster(ctx context.Context, f func(context.Context, *redis.Client) error) error {
+	switch c := r.c.(type) {
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, f)
+	case *redis.Client:
+		return f(ctx, c)
+	}
+	return fmt.Errorf("a client of type %T", r.c)
+}
+
 // Close implements Registry.
 func (r *Redis) Close() error {
 	if err := r.c.Close(); err != nil {

@@ -56,14 +56,7 @@ func (r *Redis) Sweep(ctx context.Context) error {
 // look dead.
 func (r *Redis) SweepOnce(ctx context.Context) (int, error) {
 	var swept atomic.Int64
-	each := func(ctx context.Context, c *redis.Client) error { return r.sweepServer(ctx, c, &swept) }
-	var err error
-	switch c := r.c.(type) {
-	case *redis.ClusterClient:
-		err = c.ForEachMaster(ctx, each)
-	case *redis.Client:
-		err = each(ctx, c)
-	}
+	err := r.eachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return r.sweepServer(ctx, c, &swept) })
 	return int(swept.Load()), err
 }
 

@@ -190,6 +190,17 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+func TestClock(t *testing.T) {
+	m := startMini(t)
+	r := newRedis(t, testConfig(m.Addr()))
+	for _, off := range []time.Duration{time.Hour, -time.Hour} {
+		m.SetTime(time.Now().Add(off))
+		if got, err := r.Clock(t.Context()); err != nil || (got-off).Abs() > time.Minute {
+			t.Errorf("a clock off by %v is off by %v, %v", off, got, err)
+		}
+	}
+}
+
 // TestRoutesOfTheDead: what a dead edge left of a user goes when the user comes
 // back, and by itself when not.
 func TestRoutesOfTheDead(t *testing.T) {

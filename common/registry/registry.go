@@ -177,5 +177,8 @@ type Registry interface {
 	Index
 	Cache
 	Ping(ctx context.Context) error
+	// Clock returns the server's time less this process's, to half a round trip;
+	// of several servers that which is off the most.
+	Clock(ctx context.Context) (offset time.Duration, err error)
 	Close() error
 }

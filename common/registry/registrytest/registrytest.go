@@ -374,6 +374,9 @@ func (s suite) empty() {
 	t, e := s.t, s.env
 	ctx, r := t.Context(), e.Registry
 	check(t, r.Ping(ctx))
+	if d := must[time.Duration](t)(r.Clock(ctx)); d.Abs() > 10*time.Second { // the machine's own, so as far as a busy one may be
+		t.Errorf("the clock is off by %v", d)
+	}
 	for name, err := range map[string]error{
 		"put_messages": r.PutMessages(ctx, nil), "file_offline": r.FileOffline(ctx, nil),
 		"mark_acked": r.MarkAcked(ctx, nil, nil), "change_members": r.ChangeMembers(ctx, "g", nil, nil),
