@@ -22,8 +22,8 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/registry"
-	"github.com/starling-im/starling/common/registry/redistest"
 	"github.com/starling-im/starling/common/testkit"
+	"github.com/starling-im/starling/common/testkit/redistest"
 	"github.com/starling-im/starling/common/wire"
 )
 
@@ -162,8 +162,10 @@ func TestSweep(t *testing.T) {
 		t.Errorf("left: %+v, %v", rs, err)
 	}
 	// With the leases lost all seem dead: nothing may go until it is known again.
-	for _, m := range s.Masters {
-		m.Try("del", "leases:{edge}") //nolint:errcheck,gosec // it is on one of them
+	for _, m := range s.Masters { // it is on one of them
+		if out, err := m.Try("del", "leases:{edge}"); err != nil {
+			t.Fatal(out, err)
+		}
 	}
 	s.Masters[0].Do("flushall")
 	if got, err := r.SweepOnce(ctx); err != nil || got != 0 {

@@ -13,7 +13,7 @@ import (
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/registry/memregistry"
-	"github.com/starling-im/starling/common/registry/redistest"
+	"github.com/starling-im/starling/common/testkit/redistest"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/roster"
 )

@@ -107,7 +107,7 @@ func (s *Server) Restart() {
 	if err != nil {
 		s.tb.Fatal(err)
 	}
-	s.cmd = exec.Command("redis-server", s.args...) //nolint:gosec,noctx // of the test's own; killed by Kill
+	s.cmd = exec.Command("redis-server", s.args...) //nolint:noctx // killed by Kill
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	// The server must not outlive a test that is killed.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -119,7 +119,7 @@ func (s *Server) Restart() {
 	}
 	Eventually(s.tb, "redis-server listens", func() bool {
 		var d net.Dialer
-		c, err := d.DialContext(context.Background(), "tcp", s.Addr)
+		c, err := d.DialContext(context.WithoutCancel(s.tb.Context()), "tcp", s.Addr)
 		if err == nil {
 			_ = c.Close()
 		}
@@ -135,10 +135,10 @@ func (s *Server) Thaw() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Try runs one command by redis-cli.
 func (s *Server) Try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.tb.Context()), patience)
 	defer cancel()
 	all := append([]string{"-h", "127.0.0.1", "-p", strconv.Itoa(port(s.Addr))}, s.cli...)
-	out, err := exec.CommandContext(ctx, "redis-cli", append(all, args...)...).CombinedOutput() //nolint:gosec // of the test's own
+	out, err := exec.CommandContext(ctx, "redis-cli", append(all, args...)...).CombinedOutput()
 	text := string(bytes.TrimSpace(out))
 	if err != nil {
 		return text, fmt.Errorf("redis-cli %v: %w: %s", args, err, text)
