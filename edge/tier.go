@@ -119,9 +119,9 @@ func (t *tier) drain(ctx context.Context) error {
 	t.draining.Store(true)
 	t.announcer.SetDraining(ctx)
 	t.listen.StopAccepting()
-	edges := t.announcer.Edges(ctx)
+	elsewhere := t.announcer.Elsewhere(ctx)
 	window := t.cfg.DrainTime
-	if len(edges) == 0 {
+	if len(elsewhere()) == 0 {
 		window = min(window, drainAlone)
 	}
 	if until, ok := ctx.Deadline(); ok {
@@ -131,7 +131,7 @@ func (t *tier) drain(ctx context.Context) error {
 	t.log.Info("draining", zap.Int("sessions", len(ms)), zap.Duration("window", window))
 	for i, m := range ms {
 		slot := window * time.Duration(i) / time.Duration(len(ms))
-		body, err := wire.Marshal(wire.Reconnect{AfterMS: slot.Milliseconds(), Reason: "drain", Edges: edges})
+		body, err := wire.Marshal(wire.Reconnect{AfterMS: slot.Milliseconds(), Reason: "drain", Edges: elsewhere()})
 		if err != nil {
 			return fmt.Errorf("encode reconnect: %w", err)
 		}

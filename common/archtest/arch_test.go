@@ -87,7 +87,7 @@ var ours = []struct{ pkg, allow string }{
 	{"common/mq", "common/mq common/record common/wire common/config common/obs"},
 	{"common/rpc", "common/rpc common/record common/wire common/config common/obs"},
 	{"common/embedded", "common/record common/wire common/config common/obs"},
-	{"common/testkit", ""},
+	{"common/testkit", "common/testkit"},
 	{"edge/cmd", "edge common internal/process"},
 	{"logic/cmd", "logic common internal/process internal/backend"},
 	{"job/cmd", "job common internal/process internal/backend"},

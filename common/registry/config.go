@@ -1,9 +1,12 @@
 package registry
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -12,10 +15,18 @@ import (
 
 // Config is the settings of the Redis client.
 type Config struct {
-	Addrs      config.Strings // one: standalone; several: Cluster; with Master: Sentinels
-	Master     string         // name of the master that Sentinels watch
-	Username   string
-	Password   config.Secret
+	Addrs    config.Strings // one: standalone; several: Cluster; with Master: Sentinels
+	Cluster  bool           // also with one address
+	Master   string         // name of the master that Sentinels watch
+	Username string
+	Password config.Secret
+
+	SentinelUsername string        // of the Sentinels themselves
+	SentinelPassword config.Secret // none is sent where it is empty
+
+	TLS    bool   // to Redis and to Sentinels
+	CAFile string // PEM; empty: the system's authorities
+
 	DB         int
 	Timeout    time.Duration // of each call
 	PoolSize   int           // connections to each node
@@ -38,6 +49,11 @@ const leasesFor = 200 * time.Millisecond
 func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.Var(&c.Addrs, prefix+"addrs", "Redis servers, host:port separated by commas; several are a Cluster, or Sentinels if master is set")
 	fs.StringVar(&c.Master, prefix+"master", "", "name of the master watched by the Sentinels in addrs")
+	fs.BoolVar(&c.Cluster, prefix+"cluster", false, "addrs is a Cluster, though it names one server (a hosted one's configuration endpoint)")
+	fs.StringVar(&c.SentinelUsername, prefix+"sentinel-username", "", "user name at the Sentinels, where they have ACLs")
+	fs.Var(&c.SentinelPassword, prefix+"sentinel-password", "password of the Sentinels; it is not that of Redis")
+	fs.BoolVar(&c.TLS, prefix+"tls", false, "speak TLS to Redis and to the Sentinels")
+	fs.StringVar(&c.CAFile, prefix+"ca-file", "", "file of the authorities that sign the servers' certificates; empty: the system's")
 	fs.StringVar(&c.Username, prefix+"username", "", "user name, where Redis has ACLs")
 	fs.Var(&c.Password, prefix+"password", "password")
 	fs.IntVar(&c.DB, prefix+"db", 0, "database number; 0 on a Cluster")
@@ -65,7 +81,10 @@ func (c *Config) Validate() error {
 	for _, a := range c.Addrs {
 		check(strings.LastIndexByte(a, ':') > 0, "addrs: %q has no port; write host:port", a)
 	}
-	check(c.DB >= 0 && (c.DB == 0 || len(c.Addrs) == 1 || c.Master != ""), "db: %d; a Cluster has database 0 alone", c.DB)
+	check(!c.Cluster || c.Master == "", "cluster: master is set, too; Sentinels watch no Cluster, leave one of them out")
+	check(c.Master != "" || c.SentinelUsername == "" && c.SentinelPassword.Reveal() == "", "master: not set, but there is a user or password of Sentinels; name the master that they watch")
+	check(c.TLS || c.CAFile == "", "ca-file: %q without TLS; set redis.tls", c.CAFile)
+	check(c.DB >= 0 && (c.DB == 0 || !c.Cluster && len(c.Addrs) == 1 || c.Master != ""), "db: %d; a Cluster has database 0 alone", c.DB)
 	check(c.Timeout >= time.Millisecond && c.Timeout <= 10*time.Second, "timeout: %v; give 1ms to 10s", c.Timeout)
 	check(c.PoolSize >= 1, "pool-size: %d; give at least 1", c.PoolSize)
 	check(c.BreakAfter >= 1, "break-after: %d; give at least 1", c.BreakAfter)
@@ -79,4 +98,24 @@ func (c *Config) Validate() error {
 	}
 	check(c.OfflineLimit >= 1 && c.OfflineLimit <= 100_000, "offline-limit: %d; give 1 to 100000", c.OfflineLimit)
 	return errors.Join(errs...)
+}
+
+// tlsConfig returns nil where TLS is off.
+func (c *Config) tlsConfig() (*tls.Config, error) {
+	if !c.TLS {
+		return nil, nil
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12} // the server's name is the dialed one
+	if c.CAFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("redis.ca-file: %w; give a file of certificates in PEM", err)
+	}
+	t.RootCAs = x509.NewCertPool()
+	if !t.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("redis.ca-file: no certificate in %s; give a file of certificates in PEM", c.CAFile)
+	}
+	return t, nil
 }

@@ -19,9 +19,6 @@ type LeaserCallbacks struct {
 	// OnLapse: the lease may have lapsed meanwhile; it stands again under
 	// newEpoch, what was written under an older one counts no more.
 	OnLapse func(newEpoch uint64)
-	// OnUnknownIndex: the index may have holes: announce everything, then call
-	// Announced. Repeated with every renewal until the index is known.
-	OnUnknownIndex func()
 	// OnDown: a renewal failed, the first since OnUp.
 	OnDown func(err error)
 	// OnUp: a renewal passed, the first of all or since OnDown. With a lapse,
@@ -29,7 +26,10 @@ type LeaserCallbacks struct {
 	OnUp func()
 }
 
-// Leaser renews one lease every third of its ttl.
+// Leaser renews one lease every third of its ttl. It is for tiers that keep
+// nothing in the index but their lease. An edge has more to do with each
+// renewal (announce, renew in the midst of it, be listed or not) and so has a
+// loop of its own (edge/internal/announce).
 //
 //	down ──renewed in time──► up ──failed──► down
 //	down ──renewed too late──► epoch + 1, renewed again ──► up (OnLapse, OnUp)
@@ -97,9 +97,9 @@ func (l *Leaser) Run(ctx context.Context) error {
 
 func (l *Leaser) renew(ctx context.Context) {
 	l.raiseIfLapsed()
-	start, known, err := l.put(ctx)
+	start, err := l.put(ctx)
 	if err == nil && l.raiseIfLapsed() { // perhaps before this renewal arrived
-		start, known, err = l.put(ctx)
+		start, err = l.put(ctx)
 	}
 	if ctx.Err() != nil {
 		return
@@ -110,9 +110,6 @@ func (l *Leaser) renew(ctx context.Context) {
 	}
 	l.last = start
 	l.rise()
-	if !known && l.cb.OnUnknownIndex != nil {
-		l.cb.OnUnknownIndex()
-	}
 }
 
 // raiseIfLapsed gives the lease a new epoch if the last renewal is a ttl ago.
@@ -127,12 +124,12 @@ func (l *Leaser) raiseIfLapsed() bool {
 	return true
 }
 
-func (l *Leaser) put(ctx context.Context) (start time.Time, known bool, err error) {
+func (l *Leaser) put(ctx context.Context) (start time.Time, err error) {
 	lease := l.lease()
 	lease.Epoch = l.epoch.Load()
 	start = time.Now()
-	known, err = l.reg.Renew(ctx, lease, l.ttl)
-	return start, known, err
+	_, err = l.reg.Renew(ctx, lease, l.ttl)
+	return start, err
 }
 
 func (l *Leaser) sink(err error) {

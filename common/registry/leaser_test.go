@@ -21,7 +21,6 @@ type leases struct {
 	mu       sync.Mutex
 	fail     bool
 	hang     time.Duration // once
-	unknown  bool
 	epochs   []uint64
 	released []uint64
 }
@@ -32,7 +31,7 @@ func (f *leases) set(change func(*leases)) {
 	change(f)
 }
 
-func (f *leases) Renew(_ context.Context, l registry.Lease, _ time.Duration) (bool, error) {
+func (f *leases) Renew(_ context.Context, l registry.Lease, _ time.Duration) (registry.Standing, error) {
 	f.mu.Lock()
 	hang := f.hang
 	f.hang = 0
@@ -41,10 +40,10 @@ func (f *leases) Renew(_ context.Context, l registry.Lease, _ time.Duration) (bo
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fail {
-		return false, errDown
+		return registry.Standing{}, errDown
 	}
 	f.epochs = append(f.epochs, l.Epoch)
-	return !f.unknown, nil
+	return registry.Standing{Known: true}, nil
 }
 
 func (f *leases) Release(_ context.Context, l registry.Lease) error {
@@ -52,8 +51,8 @@ func (f *leases) Release(_ context.Context, l registry.Lease) error {
 	return nil
 }
 
-func (f *leases) Live(context.Context, string) ([]registry.Lease, error) { return nil, nil }
-func (f *leases) Announced(context.Context, wire.ServerID, uint64) error { return nil }
+func (f *leases) Live(context.Context, string) ([]registry.Lease, error)         { return nil, nil }
+func (f *leases) Announced(context.Context, wire.ServerID, uint64, string) error { return nil }
 
 type leaserTest struct {
 	fake   *leases
@@ -85,8 +84,7 @@ func startLeaser(t *testing.T) *leaserTest {
 	lt.leaser = registry.NewLeaser(lt.fake, func() registry.Lease {
 		return registry.Lease{Tier: registry.TierEdge, Server: "e", Epoch: 100}
 	}, 0, registry.LeaserCallbacks{
-		OnLapse:        func(e uint64) { lt.event("lapse " + wire.MsgID(e).String()) },
-		OnUnknownIndex: func() { lt.event("unknown") },
+		OnLapse: func(e uint64) { lt.event("lapse " + wire.MsgID(e).String()) },
 		OnDown: func(err error) {
 			if !errors.Is(err, errDown) {
 				t.Errorf("down for %v", err)
@@ -184,20 +182,6 @@ func TestLeaserFrozen(t *testing.T) {
 		if lt.fake.epochs[n-1] != 101 {
 			t.Errorf("renewed under %v", lt.fake.epochs)
 		}
-		lt.stop()
-	})
-}
-
-func TestLeaserUnknownIndex(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		lt := startLeaser(t)
-		expect(t, lt, "start", "up")
-		lt.fake.set(func(f *leases) { f.unknown = true })
-		time.Sleep(2500 * time.Millisecond)
-		expect(t, lt, "unknown", "unknown", "unknown")
-		lt.fake.set(func(f *leases) { f.unknown = false })
-		time.Sleep(2 * time.Second)
-		expect(t, lt, "known again")
 		lt.stop()
 	})
 }

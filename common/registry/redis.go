@@ -24,11 +24,11 @@ type Redis struct {
 	c       redis.UniversalClient
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	m       *redisMetrics
-	single  bool // one master: its run id can be read
 
-	mu      sync.Mutex
-	leases  leaseCache
-	renewed map[string]uint64 // lease key -> epoch this client has announced as new
+	mu       sync.Mutex
+	leases   leaseCache
+	sentinel sentinel          // the last one seen
+	renewed  map[string]uint64 // lease key -> epoch this client has announced as new
 }
 
 var _ Registry = (*Redis)(nil)
@@ -38,10 +38,18 @@ func New(cfg Config, log *zap.Logger, reg prometheus.Registerer) (*Redis, error)
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	secure, err := cfg.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
 	r := &Redis{cfg: cfg, log: log, m: newRedisMetrics(reg), renewed: map[string]uint64{}}
 	r.c = redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs:                 cfg.Addrs,
 		MasterName:            cfg.Master,
+		IsClusterMode:         cfg.Cluster,
+		SentinelUsername:      cfg.SentinelUsername,
+		SentinelPassword:      cfg.SentinelPassword.Reveal(),
+		TLSConfig:             secure,
 		Username:              cfg.Username,
 		Password:              cfg.Password.Reveal(),
 		DB:                    cfg.DB,
@@ -57,8 +65,6 @@ func New(cfg Config, log *zap.Logger, reg prometheus.Registerer) (*Redis, error)
 		PoolSize:              cfg.PoolSize,
 		ConnMaxIdleTime:       5 * time.Minute,
 	})
-	_, cluster := r.c.(*redis.ClusterClient)
-	r.single = !cluster
 	r.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:    "redis",
 		Timeout: cfg.BreakFor,
@@ -99,6 +105,12 @@ func (r *Redis) do(ctx context.Context, op string, f func(ctx context.Context) e
 	default:
 		r.m.errs.WithLabelValues(op, "error").Inc()
 	}
+	if c, ok := r.c.(*redis.ClusterClient); ok && !errors.Is(err, context.Canceled) {
+		// The client asks who has the slots once a minute, and when a server
+		// sends it elsewhere, which a dead one does not. It does so beside this
+		// call, once at a time.
+		c.ReloadState(ctx)
+	}
 	return fmt.Errorf("redis %s: %w", op, err)
 }
 
@@ -137,6 +149,39 @@ func (r *Redis) key(kind, id string) string { return r.cfg.Prefix + kind + ":{" 
 // Ping implements Registry.
 func (r *Redis) Ping(ctx context.Context) error {
 	return r.do(ctx, "ping", func(ctx context.Context) error { return r.c.Ping(ctx).Err() })
+}
+
+// Clock implements Registry: the masters' TIME, taken for that of the middle of
+// its round trip.
+func (r *Redis) Clock(ctx context.Context) (offset time.Duration, err error) {
+	var mu sync.Mutex
+	read := func(ctx context.Context, c *redis.Client) error {
+		start := time.Now()
+		theirs, err := c.Time(ctx).Result()
+		if err != nil {
+			return err
+		}
+		d := theirs.Sub(start.Add(time.Since(start) / 2))
+		mu.Lock()
+		defer mu.Unlock()
+		if d.Abs() > offset.Abs() {
+			offset = d
+		}
+		return nil
+	}
+	err = r.do(ctx, "clock", func(ctx context.Context) error { return r.eachMaster(ctx, read) })
+	return offset, err
+}
+
+// eachMaster calls f for each master, of a Cluster for several at once.
+func (r *Redis) eachMaster(ctx context.Context, f func(context.Context, *redis.Client) error) error {
+	switch c := r.c.(type) {
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, f)
+	case *redis.Client:
+		return f(ctx, c)
+	}
+	return fmt.Errorf("a client of type %T", r.c)
 }
 
 // Close implements Registry.

@@ -75,7 +75,6 @@ func (r *Redis) Lookup(ctx context.Context, users []wire.UserID, groups []wire.G
 	out := Routes{Users: map[wire.UserID][]Route{}, Groups: map[wire.GroupID][]wire.ServerID{}}
 	err := r.do(ctx, "lookup", func(ctx context.Context) error {
 		p := r.c.Pipeline()
-		sentinel, gen := p.Get(ctx, r.sentinelKey()), p.Get(ctx, r.genKey(TierEdge))
 		us := make([]*redis.MapStringStringCmd, len(users))
 		for i, u := range users {
 			us[i] = p.HGetAll(ctx, r.connKey(u))
@@ -84,14 +83,20 @@ func (r *Redis) Lookup(ctx context.Context, users []wire.UserID, groups []wire.G
 		for i, g := range groups {
 			gs[i] = p.HKeys(ctx, r.edgesKey(g))
 		}
+		gen := p.Get(ctx, r.genKey(TierEdge))
+		read := r.readSentinel(ctx, p)
 		if err := exec(ctx, p); err != nil {
 			return err
 		}
-		live, err := r.edges(ctx, sentinel.Val(), gen.Val())
+		s, err := read.result(ctx)
 		if err != nil {
 			return err
 		}
-		out.Known = sentinel.Val() != ""
+		live, err := r.edges(ctx, s.raw, gen.Val())
+		if err != nil {
+			return err
+		}
+		out.Known = s.Known && s.whole
 		for i, u := range users {
 			rs := slices.DeleteFunc(parseRoutes(us[i].Val()), func(rt Route) bool { return !live.live(rt) })
 			if len(rs) > 0 {

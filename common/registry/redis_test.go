@@ -1,19 +1,16 @@
 package registry_test
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"math"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
@@ -65,36 +62,6 @@ func TestContractMiniredis(t *testing.T) {
 		return registrytest.Env{
 			Registry: newRedis(t, testConfig(m.Addr())), Other: newRedis(t, testConfig(m.Addr())),
 			Advance: m.FastForward, Flush: m.FlushAll,
-		}
-	})
-}
-
-// TestContractRealRedis runs where STARLING_TEST_REDIS_ADDR names a server; it
-// uses a prefix of its own.
-func TestContractRealRedis(t *testing.T) {
-	addr := os.Getenv("STARLING_TEST_REDIS_ADDR")
-	if addr == "" {
-		t.Log("STARLING_TEST_REDIS_ADDR is not set: the suite ran on miniredis alone")
-		return
-	}
-	registrytest.Run(t, func(t *testing.T) registrytest.Env {
-		t.Helper()
-		c := testConfig(addr)
-		c.Prefix = "test:" + strings.ReplaceAll(t.Name(), " ", "_") + ":" + time.Now().Format("150405.000000") + ":"
-		raw := redis.NewClient(&redis.Options{Addr: addr})
-		flush := func() {
-			keys, err := raw.Keys(context.Background(), c.Prefix+"*").Result()
-			if err == nil && len(keys) > 0 {
-				err = raw.Del(context.Background(), keys...).Err()
-			}
-			if err != nil {
-				t.Error(err)
-			}
-		}
-		t.Cleanup(func() { flush(); _ = raw.Close() })
-		return registrytest.Env{
-			Registry: newRedis(t, c), Other: newRedis(t, c), Flush: flush,
-			Advance: func(d time.Duration) { <-time.After(d) },
 		}
 	})
 }
@@ -223,6 +190,17 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+func TestClock(t *testing.T) {
+	m := startMini(t)
+	r := newRedis(t, testConfig(m.Addr()))
+	for _, off := range []time.Duration{time.Hour, -time.Hour} {
+		m.SetTime(time.Now().Add(off))
+		if got, err := r.Clock(t.Context()); err != nil || (got-off).Abs() > time.Minute {
+			t.Errorf("a clock off by %v is off by %v, %v", off, got, err)
+		}
+	}
+}
+
 // TestRoutesOfTheDead: what a dead edge left of a user goes when the user comes
 // back, and by itself when not.
 func TestRoutesOfTheDead(t *testing.T) {
@@ -312,14 +290,14 @@ func TestKeys(t *testing.T) {
 	_, err2 := r.PutRoutes(ctx, map[wire.UserID][]registry.Route{"alice": {rt}})
 	_, err3 := r.AddGroupEdge(ctx, "e", []wire.GroupID{"g"})
 	_, err4 := r.Reserve(ctx, []registry.Reservation{{Conv: "p:a:b", From: "a", ClientID: "c", ID: 1}})
-	if err := errors.Join(err1, err2, err3, err4, r.Announced(ctx, "e", 1), r.SetLastSeen(ctx, "alice", 1),
+	if err := errors.Join(err1, err2, err3, err4, r.Announced(ctx, "e", 1, ""), r.SetLastSeen(ctx, "alice", 1),
 		r.PutMessages(ctx, []registry.CachedMsg{{ID: 7}}), r.PutMembers(ctx, "g", []wire.UserID{"a"}),
 		r.FileOffline(ctx, []registry.OfflineEntry{{User: "alice", Conv: "g:g", Seq: 1, ID: 1}})); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
 		"announced", "group:edges:{g}", "group:members:{g}", "lease:edge:{e}", "leases:{edge}", "leases:{edge}:gen", "msg:cache:{7}",
-		"offline:msg:{alice}", "send:{p:a:b|a|c}", "sentinel", "user:conn:{alice}", "user:status:{alice}",
+		"offline:msg:{alice}", "send:{p:a:b|a|c}", "sentinel", "settling", "user:conn:{alice}", "user:status:{alice}",
 	}
 	if got := m.Keys(); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("keys are\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

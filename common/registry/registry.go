@@ -92,19 +92,31 @@ type OfflineEntry struct {
 	ID   wire.MsgID
 }
 
+// Standing is what a renewal found of the index.
+type Standing struct {
+	// Known: the index has no holes; for an edge also: none of its own making.
+	Known bool
+	// Announce: this edge has not announced under the present index. It writes
+	// all its routes and groups, then calls Announced with Index. Known comes
+	// with a later renewal, once every edge that may live has done so.
+	Announce bool
+	// Index names the present index; it gets another name whenever a part of it
+	// may be lost. Empty for other tiers and where it was not found out.
+	Index string
+}
+
 // Leases is how processes find each other.
 type Leases interface {
-	// Renew writes the lease for ttl. known says whether the index's sentinel
-	// stands and, for an edge, whether this epoch of it has announced under it
-	// (false: announce all routes, then call Announced).
-	Renew(ctx context.Context, l Lease, ttl time.Duration) (known bool, err error)
+	// Renew writes the lease for ttl. All edges give the same ttl: an index that
+	// was lost is unknown for at least as long.
+	Renew(ctx context.Context, l Lease, ttl time.Duration) (Standing, error)
 	// Release deletes the lease if it still has this epoch.
 	Release(ctx context.Context, l Lease) error
 	// Live returns the leases of a tier that have not lapsed.
 	Live(ctx context.Context, tier string) ([]Lease, error)
-	// Announced records that an edge has announced all its routes under the
-	// present index; the sentinel is set once all live edges have.
-	Announced(ctx context.Context, server wire.ServerID, epoch uint64) error
+	// Announced records that an edge has announced all its routes, having begun
+	// under this index. Under another one by now it counts for nothing.
+	Announced(ctx context.Context, server wire.ServerID, epoch uint64, index string) error
 }
 
 // Index is routes of users and edges of groups.
@@ -120,8 +132,8 @@ type Index interface {
 	AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error)
 	// DropGroupEdge takes the server out of the group if its counter is still n.
 	DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error
-	// Lookup reads the sentinel, the routes of users and the edges of groups in
-	// one pipeline.
+	// Lookup reads the routes of users and the edges of groups, and after them
+	// whether they can be trusted, in one pipeline.
 	Lookup(ctx context.Context, users []wire.UserID, groups []wire.GroupID) (Routes, error)
 	// SetLastSeen keeps user:status:{uid} for presence.
 	SetLastSeen(ctx context.Context, u wire.UserID, ms int64) error
@@ -165,5 +177,8 @@ type Registry interface {
 	Index
 	Cache
 	Ping(ctx context.Context) error
+	// Clock returns the server's time less this process's, to half a round trip;
+	// of several servers that which is off the most.
+	Clock(ctx context.Context) (offset time.Duration, err error)
 	Close() error
 }

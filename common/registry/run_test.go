@@ -53,24 +53,27 @@ func TestOtherRun(t *testing.T) {
 	hook := &infoHook{id: "one"}
 	r.c.AddHook(hook)
 	ctx, l := t.Context(), Lease{Tier: TierEdge, Server: "e", Epoch: 1}
-	renew := func() bool {
+	renew := func() Standing {
 		t.Helper()
-		known, err := r.Renew(ctx, l, time.Minute)
+		st, err := r.Renew(ctx, l, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return known
+		return st
 	}
-	renew()
+	st := renew()
 	for _, id := range []string{"two", "three"} {
-		if err := r.Announced(ctx, "e", 1); err != nil {
+		if err := r.Announced(ctx, "e", 1, st.Index); err != nil {
 			t.Fatal(err)
 		}
-		if first := renew(); !first || !renew() {
+		m.FastForward(59 * time.Second)
+		renew()
+		m.FastForward(2 * time.Second)
+		if first := renew(); !first.Known || !renew().Known {
 			t.Errorf("run %s: unknown after all have announced", hook.id)
 		}
 		hook.id = id
-		if renew() {
+		if st = renew(); st.Known || !st.Announce {
 			t.Errorf("run %s passes for the one before", id)
 		}
 		if rs, err := r.Lookup(ctx, nil, nil); err != nil || rs.Known {

@@ -1,8 +1,8 @@
 // Package memregistry is registry.Registry in memory, for simulations and unit
 // tests: deterministic, without goroutines and without a clock of its own
 // (SetNow). Switches put it into the states that the real index can be in:
-// away (every call fails), emptied (Flush: unknown until all live edges have
-// announced) and stale (Freeze: look-ups answer from an older state).
+// away (every call fails), emptied (Flush: unknown until all edges that live, or
+// whose leases were lost and would stand, have announced) and stale (Freeze: look-ups answer from an older state).
 //
 // Safe for concurrent use. All calls are O(size of the answer) or better,
 // except Freeze, which copies everything; offline lists are bounded, nothing
@@ -15,6 +15,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -53,13 +54,21 @@ type index struct {
 	edges  map[wire.GroupID]map[wire.ServerID]int64
 }
 
+// announcement is what an edge has announced under.
+type announcement struct {
+	epoch uint64
+	index string
+}
+
 // Registry is the registry in memory.
 type Registry struct {
 	mu        sync.Mutex
 	away      bool
 	frozen    *index
 	index     index
-	announced map[wire.ServerID]uint64
+	indexes   int                     // counts names of the index
+	lost      map[leaseKey]leaseEntry // by Flush, but their edges may live
+	announced map[wire.ServerID]announcement
 	seen      map[wire.UserID]int64
 	sends     map[sendKey]registry.Reserved
 	cached    map[wire.MsgID]registry.CachedMsg
@@ -72,7 +81,7 @@ var _ registry.Registry = (*Registry)(nil)
 
 // New makes an empty registry at time 0; its index is unknown until announced.
 func New() *Registry {
-	r := new(Registry)
+	r := &Registry{lost: map[leaseKey]leaseEntry{}}
 	r.clear()
 	return r
 }
@@ -84,7 +93,8 @@ func (r *Registry) clear() {
 		routes: map[wire.UserID]map[wire.ConnID]registry.Route{},
 		edges:  map[wire.GroupID]map[wire.ServerID]int64{},
 	}
-	r.announced = map[wire.ServerID]uint64{}
+	r.indexes++
+	r.announced = map[wire.ServerID]announcement{}
 	r.seen = map[wire.UserID]int64{}
 	r.sends = map[sendKey]registry.Reserved{}
 	r.cached = map[wire.MsgID]registry.CachedMsg{}
@@ -110,6 +120,7 @@ func (r *Registry) SetAway(away bool) {
 func (r *Registry) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	maps.Copy(r.lost, r.index.leases)
 	r.clear()
 }
 
@@ -118,7 +129,9 @@ func (r *Registry) SetKnown(known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.index.known = known
+	r.indexes++
 	clear(r.announced)
+	clear(r.lost)
 }
 
 // Freeze makes Lookup answer from the state of this moment, until Thaw; a
@@ -162,17 +175,25 @@ func (r *Registry) enter(ctx context.Context) error {
 }
 
 // Renew implements registry.Leases.
-func (r *Registry) Renew(ctx context.Context, l registry.Lease, ttl time.Duration) (bool, error) {
+func (r *Registry) Renew(ctx context.Context, l registry.Lease, ttl time.Duration) (registry.Standing, error) {
 	if err := r.enter(ctx); err != nil {
-		return false, err
+		return registry.Standing{}, err
 	}
 	defer r.mu.Unlock()
-	r.index.leases[leaseKey{l.Tier, l.Server}] = leaseEntry{Lease: l, until: r.index.now + ttl.Milliseconds()}
+	k := leaseKey{l.Tier, l.Server}
+	r.index.leases[k] = leaseEntry{Lease: l, until: r.index.now + ttl.Milliseconds()}
+	delete(r.lost, k)
+	r.completeLocked()
+	if l.Tier != registry.TierEdge {
+		return registry.Standing{Known: r.index.known}, nil
+	}
 	// An edge that has not announced under this index has holes in it, whoever
 	// else has.
-	e, ok := r.announced[l.Server]
-	return r.index.known && (l.Tier != registry.TierEdge || ok && e == l.Epoch), nil
+	mine := r.announced[l.Server] == announcement{l.Epoch, r.nameLocked()}
+	return registry.Standing{Known: mine && r.index.known, Announce: !mine, Index: r.nameLocked()}, nil
 }
+
+func (r *Registry) nameLocked() string { return strconv.Itoa(r.indexes) }
 
 // Release implements registry.Leases.
 func (r *Registry) Release(ctx context.Context, l registry.Lease) error {
@@ -197,25 +218,34 @@ func (r *Registry) Live(ctx context.Context, tier string) ([]registry.Lease, err
 }
 
 // Announced implements registry.Leases.
-func (r *Registry) Announced(ctx context.Context, server wire.ServerID, epoch uint64) error {
+func (r *Registry) Announced(ctx context.Context, server wire.ServerID, epoch uint64, index string) error {
 	if err := r.enter(ctx); err != nil {
 		return err
 	}
 	defer r.mu.Unlock()
-	r.announced[server] = epoch
+	r.announced[server] = announcement{epoch, index}
+	r.completeLocked()
+	return nil
+}
+
+// completeLocked makes the index known if all edges that may live have
+// announced.
+func (r *Registry) completeLocked() {
 	if r.index.known {
-		return nil
+		return
+	}
+	for k, e := range r.lost {
+		if k.tier == registry.TierEdge && e.until > r.index.now {
+			return
+		}
 	}
 	live := r.index.live(registry.TierEdge)
 	for _, l := range live {
-		if e, ok := r.announced[l.Server]; !ok || e != l.Epoch {
-			return nil
+		if r.announced[l.Server] != (announcement{l.Epoch, r.nameLocked()}) {
+			return
 		}
 	}
-	if len(live) > 0 {
-		r.index.known = true
-	}
-	return nil
+	r.index.known = len(live) > 0
 }
 
 func (x *index) live(tier string) []registry.Lease {
@@ -367,6 +397,9 @@ func (r *Registry) Ping(ctx context.Context) error {
 	r.mu.Unlock()
 	return nil
 }
+
+// Clock implements registry.Registry; it is right.
+func (r *Registry) Clock(ctx context.Context) (time.Duration, error) { return 0, r.Ping(ctx) }
 
 // Close implements registry.Registry; it does nothing.
 func (r *Registry) Close() error { return nil }

@@ -39,13 +39,20 @@ func ready(t *testing.T) *memregistry.Registry {
 	t.Helper()
 	r := memregistry.New()
 	l := registry.Lease{Tier: registry.TierEdge, Server: "e", Epoch: 1}
-	if _, err := r.Renew(t.Context(), l, time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Announced(t.Context(), "e", 1); err != nil {
-		t.Fatal(err)
-	}
+	announce(t, r, l)
 	return r
+}
+
+// announce renews a lease and does what that asks for.
+func announce(t *testing.T, r *memregistry.Registry, l registry.Lease) {
+	t.Helper()
+	st, err := r.Renew(t.Context(), l, time.Minute)
+	if err == nil {
+		err = r.Announced(t.Context(), l.Server, l.Epoch, st.Index)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func put(t *testing.T, r *memregistry.Registry, u wire.UserID, conn wire.ConnID) {
@@ -104,9 +111,7 @@ func TestSetKnown(t *testing.T) {
 	if _, known := lookup(t, r, "u"); known {
 		t.Error("known after SetKnown(false)")
 	}
-	if err := r.Announced(t.Context(), "e", 1); err != nil {
-		t.Fatal(err)
-	}
+	announce(t, r, registry.Lease{Tier: registry.TierEdge, Server: "e", Epoch: 1})
 	if _, known := lookup(t, r, "u"); !known {
 		t.Error("unknown after all have announced")
 	}

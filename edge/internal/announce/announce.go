@@ -3,6 +3,7 @@ package announce
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -133,32 +134,39 @@ func (a *Announcer) Hello() (server wire.ServerID, epoch uint64, unlisted bool) 
 	return a.lease.Server, a.lease.Epoch, a.unlisted
 }
 
-// Edges returns the URLs of other edges that take connections.
-func (a *Announcer) Edges(ctx context.Context) []string {
+// maxElsewhere is how many edges a client is told of.
+const maxElsewhere = 8
+
+// Elsewhere returns a function that gives the URLs of other edges that take
+// connections, to be tried in this order; another one each time, so that those
+// who leave spread.
+func (a *Announcer) Elsewhere(ctx context.Context) func() []string {
+	self := a.Lease()
 	leases, err := a.reg.Live(ctx, registry.TierEdge)
 	if err != nil {
 		a.failed("live", err)
-		return []string{}
 	}
-	urls := []string{}
-	self := a.Lease().Server
-	for _, l := range leases {
-		if l.Server != self && !l.Draining && l.URL != "" {
-			urls = append(urls, l.URL)
+	leases = slices.DeleteFunc(leases, func(l registry.Lease) bool { return l.Server == self.Server })
+	return func() []string {
+		best := registry.Suitable(leases, self.Region)
+		urls := make([]string, min(len(best), maxElsewhere))
+		for i := range urls {
+			urls[i] = best[i].URL
 		}
+		return urls
 	}
-	return urls
 }
 
-// announceAll writes all routes and groups, and says so to the registry.
-func (a *Announcer) announceAll(ctx context.Context, l registry.Lease) bool {
+// announceAll writes all routes and groups, and says so to the registry. What it
+// writes counts for the index that it began under, by the renewal before.
+func (a *Announcer) announceAll(ctx context.Context, l registry.Lease, index string) bool {
 	a.metrics.announced.Inc()
 	err := a.announce(ctx, a.roster.All(nil))
 	if err == nil {
 		err = a.announceGroups(ctx, a.roster.Groups())
 	}
 	if err == nil {
-		err = a.reg.Announced(ctx, l.Server, l.Epoch)
+		err = a.reg.Announced(ctx, l.Server, l.Epoch, index)
 	}
 	if err != nil {
 		if ctx.Err() == nil {

@@ -152,7 +152,7 @@ func TestLogInsAreCollected(t *testing.T) {
 func TestGivesWayToANewerConnection(t *testing.T) {
 	run(t, Config{TTL: time.Hour, Round: time.Second}, func(t *testing.T, r *rig) {
 		t.Helper()
-		_, err := r.reg.Renew(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e2", Epoch: 9, URL: "ws://e2"}, time.Hour)
+		_, err := r.reg.Renew(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e2", Epoch: 9, URL: "ws://e2", Weight: 1}, time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestGivesWayToANewerConnection(t *testing.T) {
 		if r.a.Put(t.Context(), r.member("bob", 6)) {
 			t.Error("an older id did not give way at log-in")
 		}
-		if got := r.a.Edges(t.Context()); len(got) != 1 || got[0] != "ws://e2" {
+		if got := r.a.Elsewhere(t.Context())(); len(got) != 1 || got[0] != "ws://e2" {
 			t.Errorf("other edges: %v", got)
 		}
 	})

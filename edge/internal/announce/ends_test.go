@@ -29,7 +29,7 @@ func TestSessionEndsWhileItsRouteIsWritten(t *testing.T) {
 	for name, write := range map[string]func(context.Context, *rig, *roster.Member){
 		"by its log-in":        func(ctx context.Context, r *rig, m *roster.Member) { r.a.Put(ctx, m) },
 		"by an announcing":     func(ctx context.Context, r *rig, m *roster.Member) { _ = r.a.announce(ctx, []*roster.Member{m}) },
-		"by one from long ago": func(ctx context.Context, r *rig, _ *roster.Member) { r.a.announceAll(ctx, r.a.Lease()) },
+		"by one from long ago": func(ctx context.Context, r *rig, _ *roster.Member) { r.a.announceAll(ctx, r.a.Lease(), "1") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {

@@ -21,13 +21,14 @@ func (a *Announcer) SetDraining(ctx context.Context) {
 }
 
 // write writes the lease as it stands; two writes never overtake each other.
-func (a *Announcer) write(ctx context.Context) (known bool, err error) {
+func (a *Announcer) write(ctx context.Context) (registry.Standing, error) {
 	a.writing.Lock()
 	defer a.writing.Unlock()
-	if known, err = a.reg.Renew(ctx, a.Lease(), a.cfg.TTL); err != nil {
-		return false, fmt.Errorf("renew the lease: %w", err)
+	st, err := a.reg.Renew(ctx, a.Lease(), a.cfg.TTL)
+	if err != nil {
+		return registry.Standing{}, fmt.Errorf("renew the lease: %w", err)
 	}
-	return known, nil
+	return st, nil
 }
 
 // keep renews the lease in the middle of a long announcing, which else would
@@ -67,7 +68,7 @@ func (a *Announcer) renewing(ctx context.Context) {
 func (a *Announcer) renew(ctx context.Context) {
 	start := time.Now()
 	l := a.present(start)
-	known, err := a.write(ctx)
+	st, err := a.write(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			a.Unlist("renew", err)
@@ -75,21 +76,22 @@ func (a *Announcer) renew(ctx context.Context) {
 		return
 	}
 	a.mu.Lock()
-	a.renewed = start
-	due := a.owes || !known
-	a.owes = false
-	whole := known && a.unknown
 	// With nobody here nothing of ours can be missing from it.
-	if a.unknown = !known && l.Load > 0; a.unknown {
+	emptied := st.Announce && l.Load > 0 && !a.renewed.IsZero()
+	a.renewed = start
+	due := a.owes || st.Announce
+	a.owes = false
+	if a.unknown = !st.Known && l.Load > 0; a.unknown {
 		a.emptied = start
 	}
 	a.mu.Unlock()
-	if due && !a.announceAll(ctx, l) {
+	if due && !a.announceAll(ctx, l, st.Index) {
 		return
 	}
-	if listed := a.list(); listed || whole {
+	if listed := a.list(); listed || emptied {
 		// Between a write that failed, or the index being emptied, and the jobs
-		// being told, pushes may have passed this edge by.
+		// being told, pushes may have passed this edge by. The jobs know by now,
+		// though the index stays unknown until all edges have announced.
 		a.events.Missed()
 	}
 }

@@ -28,10 +28,11 @@ type edge struct {
 	server   wire.ServerID
 	epoch    uint64
 	alive    bool
-	leased   bool // the lease stands in the index
-	unlisted bool // an index write failed: everything is pushed here until it succeeded
-	unknown  bool // the index was emptied: announce
-	shaky    bool // it was a while ago: joins may still be on their way from before
+	leased   bool   // the lease stands in the index
+	unlisted bool   // an index write failed: everything is pushed here until it succeeded
+	unknown  bool   // the index was emptied: announce
+	under    string // the index to announce under
+	shaky    bool   // it was a while ago: joins may still be on their way from before
 	pos      *rpc.Positions
 	passed   map[record.PartitionID]int64
 	sessions map[uint64]*session
@@ -79,12 +80,12 @@ func (e *edge) start() {
 }
 
 func (e *edge) renew() {
-	known, err := e.w.reg.Renew(context.Background(), e.lease(), leaseTTL)
+	st, err := e.w.reg.Renew(context.Background(), e.lease(), leaseTTL)
 	e.leased = err == nil
 	if err != nil {
 		e.list(false)
-	} else if !known {
-		e.unknown = true
+	} else if st.Announce {
+		e.unknown, e.under = true, st.Index
 	}
 }
 
@@ -183,7 +184,7 @@ func (e *edge) announce() {
 				}
 			}
 		}
-		return e.w.reg.Announced(ctx, e.server, e.epoch)
+		return e.w.reg.Announced(ctx, e.server, e.epoch, e.under)
 	})
 	if !ok {
 		return

@@ -115,24 +115,14 @@ type Edge struct {
 	Load   int64  `json:"load"`
 }
 
-// Edges lists the edges that take connections, best first: those of the region,
-// then by load for their weight. Draining ones are left out.
+// Edges lists the edges that take connections, to be tried in this order
+// (registry.Suitable); another one each time, so that clients spread.
 func (s *Service) Edges(ctx context.Context, region string) ([]Edge, error) {
 	leases, err := s.index.Live(ctx, registry.TierEdge)
 	if err != nil {
 		return nil, away()
 	}
-	leases = slices.DeleteFunc(slices.Clone(leases), func(l registry.Lease) bool { return l.Draining || l.URL == "" })
-	far := func(l registry.Lease) int {
-		if region == "" || l.Region == region {
-			return 0
-		}
-		return 1
-	}
-	pressure := func(l registry.Lease) float64 { return float64(l.Load) / float64(max(l.Weight, 1)) }
-	slices.SortFunc(leases, func(a, b registry.Lease) int {
-		return cmp.Or(cmp.Compare(far(a), far(b)), cmp.Compare(pressure(a), pressure(b)), cmp.Compare(a.Server, b.Server))
-	})
+	leases = registry.Suitable(leases, region)
 	out := make([]Edge, 0, len(leases))
 	for _, l := range leases {
 		out = append(out, Edge{URL: l.URL, Region: l.Region, Load: l.Load})
