@@ -55,8 +55,20 @@ func (l *ledger) show(states []store.PartitionState) {
 	}
 }
 
-// keepHouse reads the ledger and purges old verdicts until ctx ends.
-func (t *tier) keepHouse(ctx context.Context) {
+// house is the housekeeping of one shard.
+type house struct {
+	log     *zap.Logger
+	store   store.Admin
+	keepFor time.Duration // of verdicts
+	ledger  *ledger
+}
+
+func newHouse(log *zap.Logger, reg prometheus.Registerer, st store.Admin, keepFor time.Duration) *house {
+	return &house{log: log, store: st, keepFor: keepFor, ledger: newLedger(reg)}
+}
+
+// keep reads the ledger and purges old verdicts until ctx ends.
+func (h *house) keep(ctx context.Context) {
 	ledger, purge := time.NewTicker(ledgerEvery), time.NewTicker(purgeEvery)
 	defer ledger.Stop()
 	defer purge.Stop()
@@ -65,28 +77,28 @@ func (t *tier) keepHouse(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ledger.C:
-			t.task(ctx, "ledger", t.readLedger)
+			h.task(ctx, "ledger", h.readLedger)
 		case <-purge.C:
-			t.task(ctx, "purge", t.purge)
+			h.task(ctx, "purge", h.purge)
 		}
 	}
 }
 
-func (t *tier) task(ctx context.Context, name string, f func(context.Context) error) {
+func (h *house) task(ctx context.Context, name string, f func(context.Context) error) {
 	if err := f(ctx); err != nil && ctx.Err() == nil {
-		t.ledger.failures.WithLabelValues(name).Inc()
-		t.log.Warn("housekeeping", zap.String("task", name), zap.Error(err))
+		h.ledger.failures.WithLabelValues(name).Inc()
+		h.log.Warn("housekeeping", zap.String("task", name), zap.Error(err))
 	}
 }
 
-func (t *tier) readLedger(ctx context.Context) error {
-	states, err := t.d.Store.Partitions(ctx)
+func (h *house) readLedger(ctx context.Context) error {
+	states, err := h.store.Partitions(ctx)
 	if err == nil {
-		t.ledger.show(states)
+		h.ledger.show(states)
 	}
 	return err
 }
 
-func (t *tier) purge(ctx context.Context) error {
-	return t.d.Store.Purge(ctx, time.Now().Add(-t.cfg.OutcomeRetention).UnixMilli())
+func (h *house) purge(ctx context.Context) error {
+	return h.store.Purge(ctx, time.Now().Add(-h.keepFor).UnixMilli())
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/starling-im/starling/common/app"
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/registry"
-	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/store/sqlstore"
 	"github.com/starling-im/starling/internal/process"
 )
@@ -31,6 +31,9 @@ type Config struct {
 	Redis registry.Config
 	Kafka mq.Config
 	MySQL sqlstore.Config
+	// Shards is a YAML file that lists several databases and what each holds;
+	// "": MySQL.DSN holds everything.
+	Shards string
 }
 
 // RegisterFlags defines the settings with their defaults.
@@ -38,17 +41,21 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	c.Redis.RegisterFlags(fs, "redis.")
 	c.Kafka.RegisterFlags(fs, "kafka.")
 	c.MySQL.RegisterFlags(fs, "mysql.")
+	fs.StringVar(&c.Shards, "mysql.shards", "",
+		"YAML `file` that divides the partitions among several databases: a list of {name, dsn, partitions: {im_messages: 0-1, im_group_chat: 0-1}}; instead of mysql.dsn. Fixed once messages stand, order included.")
 }
 
 // Validate names every setting that cannot work.
 func (c *Config) Validate() error {
-	return errors.Join(c.Redis.Validate(), c.Kafka.Validate(), c.MySQL.Validate())
+	_, err := c.ShardList()
+	return errors.Join(c.Redis.Validate(), c.Kafka.Validate(), err)
 }
 
 // Backend is the open services.
 type Backend struct {
 	Registry    registry.Registry
-	Store       store.Store
+	Shards      []shards.Shard // what jobs work on
+	Store       shards.Store   // all of them together, for logic
 	Producer    mq.Producer
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
 }
@@ -60,13 +67,6 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := sqlstore.Open(ctx, cfg.MySQL)
-	if err != nil {
-		return nil, fmt.Errorf("open the store: %w", err)
-	}
-	env.Manager.Register(ModuleMySQL, app.Module{Stop: func(context.Context) error { return st.Close() }})
-	env.Target(ModuleMySQL)
-
 	topics := cfg.Kafka.Topics()
 	if err := mq.EnsureTopics(ctx, cfg.Kafka, topics); err != nil {
 		return nil, fmt.Errorf("check the topics: %w", err)
@@ -75,8 +75,15 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	for _, t := range topics {
 		layout[t.Name] = int32(t.Partitions)
 	}
-	if err := st.CheckLayout(ctx, layout); err != nil {
-		return nil, fmt.Errorf("compare the partitions of log and store: %w", err)
+	list, err := openShards(ctx, &cfg, layout)
+	if err != nil {
+		return nil, err
+	}
+	env.Manager.Register(ModuleMySQL, app.Module{Stop: func(context.Context) error { return closeShards(list) }})
+	env.Target(ModuleMySQL)
+	st, err := shards.New(list, layout)
+	if err != nil {
+		return nil, fmt.Errorf("divide the partitions among the shards: %w", err)
 	}
 	producer, err := mq.NewProducer(context.WithoutCancel(ctx), cfg.Kafka, env.Log.Named("kafka"), env.Metrics)
 	if err != nil {
@@ -92,7 +99,7 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	}})
 	env.Target(ModuleKafka)
 	return &Backend{
-		Registry: reg, Store: st, Producer: producer,
+		Registry: reg, Shards: list, Store: st, Producer: producer,
 		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
 			return mq.NewConsumer(cfg.Kafka, group, topics, env.Log.Named("kafka"), env.Metrics)
 		},

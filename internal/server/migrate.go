@@ -9,35 +9,42 @@ import (
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/embedded"
 	"github.com/starling-im/starling/common/store/sqlstore"
+	"github.com/starling-im/starling/internal/backend"
 	"github.com/starling-im/starling/internal/process"
 )
 
 // Migrate is `starling migrate`: it brings the schema to this binary's
-// version, in MySQL if mysql.dsn is set, else in the data folder.
+// version, in every shard if mysql.dsn or mysql.shards is set, else in the data
+// folder.
 func Migrate(ctx context.Context, std process.IO) error {
 	ctx, stop := app.Signals(ctx)
 	defer stop()
 	p := &Program{}
 	fs, _ := process.Flags("starling migrate", p)
-	cfg := &p.backend.MySQL
+	own := func() bool { return p.backend.MySQL.DSN.Reveal() != "" || p.backend.Shards != "" }
+	var list []backend.Shard
 	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
-		if cfg.DSN.Reveal() == "" {
+		if !own() {
 			return p.validateFolder()
 		}
-		return cfg.Validate()
+		var err error
+		list, err = p.backend.ShardList()
+		return err //nolint:wrapcheck // names its keys
 	})
 	if err != nil || done {
 		return err
 	}
 	where := "mysql"
-	if cfg.DSN.Reveal() == "" {
+	if !own() {
 		where = p.data
-		err = migrateFolder(ctx, p.folder(nil), *cfg)
-	} else {
-		err = sqlstore.Migrate(ctx, *cfg)
+		if err := migrateFolder(ctx, p.folder(nil), p.backend.MySQL); err != nil {
+			return fmt.Errorf("migrate %s: %w", where, err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("migrate %s: %w", where, err)
+	for i := range list {
+		if err := sqlstore.Migrate(ctx, list[i].MySQL); err != nil {
+			return fmt.Errorf("migrate shard %s: %w", list[i].Name, err)
+		}
 	}
 	if _, err := fmt.Fprintf(std.Stdout, "schema in %s is up to date\n", where); err != nil {
 		return fmt.Errorf("print the outcome: %w", err)
