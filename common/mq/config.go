@@ -17,6 +17,7 @@ type Config struct {
 	Brokers      config.Strings // host:port of some brokers
 	ClientID     string
 	SingleBroker bool // one replica is enough: a development machine
+	Embedded     bool // the log of package embedded, whose topics have few settings to check; no flag
 	Partitions   int  // of each topic, fixed at its creation
 	Retention    time.Duration
 
@@ -39,7 +40,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.StringVar(&c.ClientID, prefix+"client-id", "starling", "name of this client in the brokers' logs and quotas")
 	fs.BoolVar(&c.SingleBroker, prefix+"single-broker", false, "accept topics with fewer than 3 replicas or 2 in sync: development only, a broker's loss is a loss of messages")
 	fs.IntVar(&c.Partitions, prefix+"partitions", 4, "partitions of each topic; cannot be changed once messages stand")
-	fs.DurationVar(&c.Retention, prefix+"retention", 8*24*time.Hour, "how long topics made by Starling keep records; at least 192h")
+	fs.DurationVar(&c.Retention, prefix+"retention", minRetention, "how long topics made by Starling keep records; at least 192h")
 	fs.StringVar(&c.Security, prefix+"security", "plaintext", "plaintext, ssl, sasl_plaintext or sasl_ssl")
 	fs.StringVar(&c.CAFile, prefix+"ca-file", "", "file of the authorities that sign the brokers' certificates; empty: the system's")
 	fs.StringVar(&c.SASL, prefix+"sasl-mechanism", "SCRAM-SHA-512", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, where security is sasl_*")
@@ -65,7 +66,7 @@ func (c *Config) Validate() error {
 		check(strings.LastIndexByte(b, ':') > 0, "brokers: %q has no port; write host:port", b)
 	}
 	check(c.Partitions >= 1 && c.Partitions <= 10_000, "partitions: %d; give 1 to 10000", c.Partitions)
-	check(c.Retention >= 8*24*time.Hour, "retention: %v; give at least 192h, the time in which repeats are judged", c.Retention)
+	check(c.Retention >= minRetention, "retention: %v; give at least 192h, the time in which repeats are judged", c.Retention)
 	check(c.Linger >= 0 && c.Linger <= time.Second, "linger: %v; give 0 to 1s", c.Linger)
 	check(c.MessageTimeout >= time.Second && c.MessageTimeout <= time.Minute, "message-timeout: %v; give 1s to 1m", c.MessageTimeout)
 	check(c.QueueMessages >= 1 && c.QueueMessages <= 10_000_000, "queue-messages: %d; give 1 to 10000000", c.QueueMessages)
@@ -105,12 +106,4 @@ func (c *Config) base() kafka.ConfigMap {
 		m["sasl.password"] = c.SASLPassword.Reveal()
 	}
 	return m
-}
-
-// replicas that a topic must have, and how many of them in sync.
-func (c *Config) replicas() (all, inSync int) {
-	if c.SingleBroker {
-		return 1, 1
-	}
-	return 3, 2
 }

@@ -49,6 +49,10 @@ type consumer struct {
 	log    *zap.Logger
 	m      *consumerMetrics
 
+	// declined are partitions that the group gave and the owner did not take;
+	// one after another Run's goroutine alone has it.
+	declined map[record.PartitionID]struct{}
+
 	mu        sync.Mutex
 	committed map[record.PartitionID]int64 // owned partitions, highest asked for; -1: nothing yet
 	unsure    map[record.PartitionID]int64 // asked for and not yet answered by the broker
@@ -95,6 +99,7 @@ func newConsumer(cfg Config, group string, topics []string, log *zap.Logger, reg
 		c: c, admin: a, cfg: cfg, group: group, topics: topics,
 		log: log.With(zap.String("group", group)), m: newConsumerMetrics(reg, group),
 		committed: map[record.PartitionID]int64{}, unsure: map[record.PartitionID]int64{},
+		declined: map[record.PartitionID]struct{}{},
 	}
 	x.m.capacity.Set(float64(cfg.BatchMessages))
 	return x, nil
@@ -113,7 +118,7 @@ func (x *consumer) Run(ctx context.Context, o Owner) error {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run{
 		consumer: x, ctx: ctx, owner: o, batches: make(chan []record.Entry), done: make(chan error, 1),
-		next: map[record.PartitionID]int64{}, declined: map[record.PartitionID]struct{}{},
+		next: map[record.PartitionID]int64{},
 	}
 	var work sync.WaitGroup
 	work.Go(r.hand)

@@ -20,14 +20,12 @@ func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 	switch ev := ev.(type) {
 	case kafka.AssignedPartitions:
 		r.join()
+		var starts map[record.PartitionID]int64
 		if r.err == nil && !r.ending() {
-			r.err = r.assigned(ev.Partitions)
+			starts, r.err = r.assigned(ev.Partitions)
 		}
-		r.decline(ev.Partitions)
+		r.take(ev.Partitions, starts)
 	case kafka.RevokedPartitions:
-		if r.over {
-			return nil
-		}
 		r.join() // may take long enough to lose them
 		r.revoked(ev.Partitions, r.c.AssignmentLost())
 	}
@@ -36,59 +34,56 @@ func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 
 func (r *run) ending() bool { return r.over || r.ctx.Err() != nil }
 
-// decline takes partitions that the owner did not, because the run is about to
-// end: they can't be refused, and go back with the membership. Left to the
-// client they would be read from the committed offset, or fail without one.
-func (r *run) decline(tps []kafka.TopicPartition) {
-	r.mu.Lock()
-	tps = slices.DeleteFunc(slices.Clone(tps), func(tp kafka.TopicPartition) bool {
-		_, taken := r.committed[idOf(tp)]
-		return taken
-	})
-	r.mu.Unlock()
-	if len(tps) == 0 {
-		return
+// take answers an assignment. Partitions without a start, because the owner
+// gave none or the run is about to end, can't be refused: the group holds them
+// for this member until they go back with a revocation or the membership. The
+// client is not told of them, so it reads nothing. (Pausing them instead goes
+// wrong: the client remembers a pause beyond the assignment.)
+func (r *run) take(tps []kafka.TopicPartition, starts map[record.PartitionID]int64) {
+	taken := make([]kafka.TopicPartition, 0, len(starts))
+	for _, tp := range tps {
+		if start, ok := starts[idOf(tp)]; ok {
+			tp.Offset = kafka.Offset(start)
+			taken = append(taken, tp)
+		} else {
+			r.declined[idOf(tp)] = struct{}{}
+		}
 	}
-	for i := range tps {
-		tps[i].Offset = kafka.OffsetEnd
-		r.declined[idOf(tps[i])] = struct{}{}
-	}
-	if err := r.c.IncrementalAssign(tps); err != nil {
-		r.log.Debug("decline partitions", zap.Error(err))
+	if err := r.c.IncrementalAssign(taken); err != nil {
+		r.err = errors.Join(r.err, fmt.Errorf("assign %d partitions: %w", len(taken), err))
 	}
 }
 
-func (r *run) assigned(tps []kafka.TopicPartition) error {
+// assigned asks the owner where to start, and has it own those partitions.
+func (r *run) assigned(tps []kafka.TopicPartition) (map[record.PartitionID]int64, error) {
 	if len(tps) == 0 {
-		return r.c.IncrementalAssign(tps)
+		return nil, nil
 	}
 	as, err := r.look(tps)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	starts, err := r.owner.Assigned(r.ctx, as)
 	if err != nil {
-		return fmt.Errorf("owner of group %s at an assignment: %w", r.group, err)
+		return nil, fmt.Errorf("owner of group %s at an assignment: %w", r.group, err)
 	}
-	for i := range tps {
-		start, ok := starts[idOf(tps[i])]
-		if !ok || start < 0 {
-			return fmt.Errorf("owner of group %s gave no start for %v", r.group, idOf(tps[i]))
+	for p, start := range starts {
+		if start < 0 || !slices.ContainsFunc(as, func(a Assignment) bool { return a.PartitionID == p }) {
+			return nil, fmt.Errorf("owner of group %s gave start %d for %v", r.group, start, p)
 		}
-		tps[i].Offset = kafka.Offset(start)
 	}
 	r.mu.Lock()
 	for _, a := range as {
-		r.committed[a.PartitionID] = a.Committed
-		r.next[a.PartitionID] = starts[a.PartitionID]
+		if start, ok := starts[a.PartitionID]; ok {
+			r.committed[a.PartitionID] = a.Committed
+			r.next[a.PartitionID] = start
+		}
 	}
 	r.mu.Unlock()
-	r.m.rebalances.WithLabelValues("assigned").Add(float64(len(tps)))
-	r.log.Info("partitions assigned", zap.Int("count", len(tps)))
-	if err := r.c.IncrementalAssign(tps); err != nil {
-		return fmt.Errorf("assign %d partitions: %w", len(tps), err)
-	}
-	return nil
+	r.m.rebalances.WithLabelValues("assigned").Add(float64(len(starts)))
+	r.m.rebalances.WithLabelValues("declined").Add(float64(len(tps) - len(starts)))
+	r.log.Info("partitions assigned", zap.Int("count", len(starts)), zap.Int("declined", len(tps)-len(starts)))
+	return starts, nil
 }
 
 // look asks the brokers where the partitions stand, until they answer.
@@ -110,7 +105,7 @@ func (r *run) look(tps []kafka.TopicPartition) ([]Assignment, error) {
 func (r *run) lookOnce(tps []kafka.TopicPartition) ([]Assignment, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
 	defer cancel()
-	topics, err := describeNames(ctx, r.admin, r.topics)
+	topics, err := describeNames(ctx, r.admin, &r.cfg, r.topics)
 	if err != nil {
 		return nil, err
 	}
@@ -138,26 +133,27 @@ func (r *run) lookOnce(tps []kafka.TopicPartition) ([]Assignment, error) {
 }
 
 func (r *run) revoked(tps []kafka.TopicPartition, lost bool) {
+	taken := make([]kafka.TopicPartition, 0, len(tps))
 	ps := make([]record.PartitionID, 0, len(tps))
 	for _, tp := range tps {
 		if _, ok := r.declined[idOf(tp)]; !ok {
-			ps = append(ps, idOf(tp))
+			taken, ps = append(taken, tp), append(ps, idOf(tp))
 		}
 		delete(r.declined, idOf(tp))
 	}
-	r.buf = slices.DeleteFunc(r.buf, func(e record.Entry) bool { return slices.Contains(ps, e.PartitionID) })
-	if len(ps) > 0 {
+	if len(ps) > 0 && !r.over {
+		r.buf = slices.DeleteFunc(r.buf, func(e record.Entry) bool { return slices.Contains(ps, e.PartitionID) })
 		r.owner.Revoked(ps, lost) // may Commit
+		r.forget(ps, lost)
+		event := "revoked"
+		if lost {
+			event = "lost"
+		}
+		r.m.rebalances.WithLabelValues(event).Add(float64(len(ps)))
+		r.log.Info("partitions revoked", zap.Int("count", len(ps)), zap.Bool("lost", lost))
 	}
-	r.forget(ps, lost)
-	event := "revoked"
-	if lost {
-		event = "lost"
-	}
-	r.m.rebalances.WithLabelValues(event).Add(float64(len(ps)))
-	r.log.Info("partitions revoked", zap.Int("count", len(ps)), zap.Bool("lost", lost))
-	if err := r.c.IncrementalUnassign(tps); err != nil {
-		r.err = errors.Join(r.err, fmt.Errorf("unassign %d partitions: %w", len(tps), err))
+	if err := r.c.IncrementalUnassign(taken); err != nil {
+		r.err = errors.Join(r.err, fmt.Errorf("unassign %d partitions: %w", len(taken), err))
 	}
 }
 

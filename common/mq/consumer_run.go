@@ -24,13 +24,12 @@ type run struct {
 	done    chan error          // from hand, one a batch
 	busy    bool                // the owner has a batch
 	since   time.Time           // for so long
-	paused  bool
+	stalled bool
 	buf     []record.Entry
 	over    bool // the owner is told nothing more
 
-	next     map[record.PartitionID]int64    // owned partitions, next offset to hand over
-	declined map[record.PartitionID]struct{} // assigned, but not taken
-	counted  time.Time                       // when the lag was shown last
+	next    map[record.PartitionID]int64 // owned partitions, next offset to hand over
+	counted time.Time                    // when the lag was shown last
 }
 
 // hand calls the owner, one batch at a time.
@@ -59,7 +58,7 @@ func (r *run) loop() error {
 // step polls once, or waits for the owner, and hands over what there is.
 func (r *run) step() {
 	switch {
-	case r.busy && len(r.buf) > 0 && !r.paused:
+	case r.busy && len(r.buf) > 0 && !r.stalled:
 		// Polling with a wait here would keep the owner waiting in turn.
 		r.drain()
 		r.await(min(pollWait, max(0, stallAfter-time.Since(r.since))))
@@ -146,7 +145,7 @@ func (r *run) finished(err error) {
 	if err != nil && r.err == nil {
 		r.err = fmt.Errorf("owner of group %s: %w", r.group, err)
 	}
-	if r.paused {
+	if r.stalled {
 		r.resume()
 	}
 }
@@ -160,7 +159,7 @@ func (r *run) pause() {
 		r.log.Warn("pause partitions", zap.Error(err))
 		return
 	}
-	r.paused = true
+	r.stalled = true
 	r.m.stalls.Inc()
 	r.log.Warn("owner keeps a batch for long; partitions are paused", zap.Duration("since", time.Since(r.since)))
 }
@@ -173,7 +172,7 @@ func (r *run) resume() {
 	if err != nil {
 		r.err = errors.Join(r.err, fmt.Errorf("resume partitions: %w", err))
 	}
-	r.paused = false
+	r.stalled = false
 }
 
 // poll takes one event; it says whether there was one.

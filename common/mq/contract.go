@@ -35,8 +35,11 @@ type Assignment struct {
 // and only while Consumer.Run runs; a partition is revoked before it is
 // assigned elsewhere, unless it was lost.
 type Owner interface {
-	// Assigned returns where to start each partition. An error ends the run:
-	// then the owner has none of these, and is not told that they leave.
+	// Assigned returns where to start each partition. One that is left out is
+	// held for the group, so that no other member gets it, but not read: the
+	// owner hears of it no more, also not when it leaves, until it is assigned
+	// anew. An error ends the run: then the owner has none of these, and is not
+	// told that they leave.
 	Assigned(ctx context.Context, as []Assignment) (map[record.PartitionID]int64, error)
 	// Revoked: finish nothing more; lost says that another owner may already work.
 	Revoked(ps []record.PartitionID, lost bool)

@@ -49,7 +49,7 @@ func TestAssignedWhileEnding(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &run{consumer: x, ctx: ctx, owner: starter{}, next: map[record.PartitionID]int64{}, declined: map[record.PartitionID]struct{}{}}
+	r := &run{consumer: x, ctx: ctx, owner: starter{}, next: map[record.PartitionID]int64{}}
 	came := false
 	err = x.c.SubscribeTopics(x.topics, func(c *kafka.Consumer, ev kafka.Event) error {
 		if a, ok := ev.(kafka.AssignedPartitions); ok {

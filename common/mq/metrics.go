@@ -47,7 +47,7 @@ func newConsumerMetrics(reg prometheus.Registerer, group string) *consumerMetric
 		buffered:   f.NewGauge(prometheus.GaugeOpts{Name: "starling_mq_consumer_queue_records", Help: "Records taken from the log that wait for the owner."}),
 		capacity:   f.NewGauge(prometheus.GaugeOpts{Name: "starling_mq_consumer_queue_capacity_records", Help: "Records that may wait for the owner."}),
 		busy:       f.NewHistogram(prometheus.HistogramOpts{Name: "starling_mq_consumer_owner_seconds", Help: "Time the owner kept a batch.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15)}),
-		rebalances: f.NewCounterVec(prometheus.CounterOpts{Name: "starling_mq_consumer_rebalances_total", Help: "Partitions assigned, revoked and lost."}, []string{"event"}),
+		rebalances: f.NewCounterVec(prometheus.CounterOpts{Name: "starling_mq_consumer_rebalances_total", Help: "Partitions assigned, declined by the owner, revoked and lost."}, []string{"event"}),
 		errs:       f.NewCounterVec(prometheus.CounterOpts{Name: "starling_mq_consumer_errors_total", Help: "Errors of the client, by code."}, []string{"code"}),
 		stalls:     f.NewCounter(prometheus.CounterOpts{Name: "starling_mq_consumer_stalls_total", Help: "Times the partitions were paused because the owner kept a batch for long."}),
 		lag:        f.NewGaugeVec(prometheus.GaugeOpts{Name: "starling_mq_consumer_lag_records", Help: "Records of an owned partition that were not handed to the owner yet, by the end of the log as last fetched."}, []string{"topic", "partition"}),

@@ -18,3 +18,7 @@ type Delivery struct {
 // ErrUnavailable is the reason of a Delivery whose record may or may not have
 // reached the log: retry with the same client_id.
 var ErrUnavailable = errors.New("log unavailable")
+
+// ErrRefused is the reason for what waiting does not cure: credentials, rights
+// or topics that a person has to put right.
+var ErrRefused = errors.New("refused")

@@ -1,9 +1,7 @@
 package mq_test
 
 import (
-	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,13 +10,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
-	"github.com/starling-im/starling/common/embedded"
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/testkit"
@@ -26,111 +22,17 @@ import (
 
 func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
-// broker is an embedded log that can be stopped and started again at its
-// address.
-type broker struct {
-	dir, addr string
-	s         *embedded.Services
-}
+func TestOrderAndTimestamps(t *testing.T) { onBrokers(t, orderAndTimestamps) }
 
-func startBroker(t *testing.T) *broker {
-	t.Helper()
-	b := &broker{dir: t.TempDir(), addr: testkit.Reserve(t, 1)[0]}
-	b.start(t)
-	t.Cleanup(func() { b.stop(t) })
-	return b
-}
-
-func (b *broker) start(t *testing.T) {
-	t.Helper()
-	s, err := embedded.Start(t.Context(), embedded.Config{Dir: b.dir, KafkaAddr: b.addr, Log: zaptest.NewLogger(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.s = s
-}
-
-func (b *broker) stop(t *testing.T) {
-	t.Helper()
-	if err := b.s.Stop(context.Background()); err != nil {
-		t.Error(err)
-	}
-}
-
-func (b *broker) config() mq.Config {
-	var c mq.Config
-	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "kafka.")
-	c.Brokers = config.Strings{b.addr}
-	c.SingleBroker = true
-	c.MessageTimeout = time.Minute // a busy machine is no failure here
-	return c
-}
-
-func newProducer(t *testing.T, c mq.Config) mq.Producer {
-	t.Helper()
-	p, err := mq.NewProducer(t.Context(), c, zaptest.NewLogger(t), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
-	return p
-}
-
-func part(n int32) record.PartitionID {
-	return record.PartitionID{Topic: record.TopicMessages, Number: n}
-}
-
-// produce writes the values and waits for all answers.
-func produce(t *testing.T, p mq.Producer, id record.PartitionID, values ...string) []mq.Delivery {
-	t.Helper()
-	out := make([]mq.Delivery, 0, len(values))
-	var mu sync.Mutex
-	for _, v := range values {
-		err := p.Produce(id, time.Now().UnixMilli(), []byte(v), func(d mq.Delivery) {
-			mu.Lock()
-			defer mu.Unlock()
-			out = append(out, d)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := p.Flush(ctx); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "last answer", func() bool { mu.Lock(); defer mu.Unlock(); return len(out) == len(values) })
-	return out
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); <-time.After(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within 30 s", what)
-		}
-	}
-}
-
-func numbers(prefix string, from, to int) []string {
-	var out []string
-	for i := from; i < to; i++ {
-		out = append(out, fmt.Sprintf("%s%05d", prefix, i))
-	}
-	return out
-}
-
-func TestOrderAndTimestamps(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func orderAndTimestamps(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	const n = 500
 	before := time.Now().UnixMilli()
 	for i := range n {
 		for q := range int32(4) {
 			v := fmt.Sprintf("%d-%05d", q, i)
-			if err := p.Produce(part(q), before+int64(i), []byte(v), func(d mq.Delivery) {
+			if err := p.Produce(b.part(q), before+int64(i), []byte(v), func(d mq.Delivery) {
 				if d.Err != nil || d.Offset != int64(i) || d.TS != before+int64(i) {
 					t.Errorf("record %s: %+v", v, d)
 				}
@@ -143,17 +45,18 @@ func TestOrderAndTimestamps(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := &owner{}
-	join(t, b.config(), o)
+	join(t, b, b.config(), o)
 	eventually(t, "all read", func() bool { return o.ledger.count() == 4*n })
 	for q := range int32(4) {
-		if d := cmp.Diff(numbers(fmt.Sprintf("%d-", q), 0, n), o.ledger.values(part(q))); d != "" {
+		if d := cmp.Diff(numbers(fmt.Sprintf("%d-", q), 0, n), o.ledger.values(b.part(q))); d != "" {
 			t.Errorf("partition %d: %s", q, d)
 		}
-		if e := o.ledger.entries(part(q))[7]; e.TS != before+7 || e.Offset != 7 {
-			t.Errorf("entry %v offset %d has time %d, not %d", e.PartitionID, e.Offset, e.TS, before+7)
+		e := o.ledger.entries(b.part(q))[7]
+		if stamped := e.TS == before+7; e.Offset != 7 || b.s != nil && !stamped || b.s == nil && (e.TS < before || e.TS > time.Now().UnixMilli()) {
+			t.Errorf("entry %v offset %d has time %d; the first was sent at %d", e.PartitionID, e.Offset, e.TS, before)
 		}
 	}
-	if n := p.Partitions(record.TopicMessages); n != 4 {
+	if n := p.Partitions(b.topic); n != 4 {
 		t.Errorf("%d partitions", n)
 	}
 	if err := p.Ready(); err != nil {
@@ -161,20 +64,21 @@ func TestOrderAndTimestamps(t *testing.T) {
 	}
 }
 
-func TestAssignment(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func TestAssignment(t *testing.T) { onBrokers(t, assignment) }
+
+func assignment(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
-	produce(t, p, part(1), "a", "b", "c")
+	produce(t, p, b.part(1), "a", "b", "c")
 	first := &owner{commit: true}
-	leave := join(t, b.config(), first)
+	leave := join(t, b, b.config(), first)
 	eventually(t, "read", func() bool { return first.ledger.count() == 3 })
 	if err := leave(); err != nil {
 		t.Fatal(err)
 	}
-	produce(t, p, part(1), "d")
+	produce(t, p, b.part(1), "d")
 	second := &owner{ledger: first.ledger}
-	join(t, b.config(), second)
+	join(t, b, b.config(), second)
 	eventually(t, "read on", func() bool { return second.ledger.count() == 4 })
 	for _, a := range second.seen() {
 		want := mq.Assignment{PartitionID: a.PartitionID, TopicID: first.seen()[0].TopicID, Committed: -1}
@@ -191,11 +95,12 @@ func TestAssignment(t *testing.T) {
 }
 
 // TestTopicID: a topic made again under its name has another id.
-func TestTopicID(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func TestTopicID(t *testing.T) { onBrokers(t, topicID) }
+
+func topicID(b *broker) {
+	t := b.t
 	o := &owner{}
-	leave := join(t, b.config(), o)
+	leave := join(t, b, b.config(), o)
 	eventually(t, "assigned", func() bool { return o.count() == 4 })
 	if err := leave(); err != nil {
 		t.Fatal(err)
@@ -204,16 +109,16 @@ func TestTopicID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kadm.NewClient(c).DeleteTopic(t.Context(), record.TopicMessages); err != nil {
+	if _, err := kadm.NewClient(c).DeleteTopic(t.Context(), b.topic); err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
 	cfg := b.config()
-	if err := mq.EnsureTopics(t.Context(), cfg, cfg.Topics()); err != nil {
+	if _, err := mq.CreateTopics(t.Context(), cfg, []mq.TopicSpec{b.spec()}); err != nil {
 		t.Fatal(err)
 	}
 	again := &owner{}
-	join(t, cfg, again)
+	join(t, b, cfg, again)
 	eventually(t, "assigned again", func() bool { return again.count() == 4 })
 	if o.seen()[0].TopicID == again.seen()[0].TopicID {
 		t.Errorf("both topics have id %s", o.seen()[0].TopicID)
@@ -222,22 +127,23 @@ func TestTopicID(t *testing.T) {
 
 // TestCommitGrows: a lower offset does not take a higher one back, and
 // partitions not owned are ignored.
-func TestCommitGrows(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func TestCommitGrows(t *testing.T) { onBrokers(t, commitGrows) }
+
+func commitGrows(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
-	produce(t, p, part(0), numbers("", 0, 10)...)
+	produce(t, p, b.part(0), numbers("", 0, 10)...)
 	o := &owner{}
-	leave := join(t, b.config(), o)
+	leave := join(t, b, b.config(), o)
 	eventually(t, "read", func() bool { return o.ledger.count() == 10 })
-	o.consumer.Commit(map[record.PartitionID]int64{part(0): 8, part(99): 5})
-	o.consumer.Commit(map[record.PartitionID]int64{part(0): 3})
+	o.consumer.Commit(map[record.PartitionID]int64{b.part(0): 8, b.part(99): 5})
+	o.consumer.Commit(map[record.PartitionID]int64{b.part(0): 3})
 	if err := leave(); err != nil {
 		t.Fatal(err)
 	}
-	o.consumer.Commit(map[record.PartitionID]int64{part(0): 10}) // not owned any more
+	o.consumer.Commit(map[record.PartitionID]int64{b.part(0): 10}) // not owned any more
 	next := &owner{ledger: o.ledger}
-	join(t, b.config(), next)
+	join(t, b, b.config(), next)
 	eventually(t, "assigned", func() bool { return next.count() == 4 })
 	for _, a := range next.seen() {
 		if a.Number == 0 && a.Committed != 8 {
@@ -248,43 +154,45 @@ func TestCommitGrows(t *testing.T) {
 
 // TestCommitInTheBackground: offsets are committed within seconds, without a
 // rebalance.
-func TestCommitInTheBackground(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
-	produce(t, newProducer(t, b.config()), part(0), "a", "b")
+func TestCommitInTheBackground(t *testing.T) { onBrokers(t, commitInTheBackground) }
+
+func commitInTheBackground(b *broker) {
+	t := b.t
+	produce(t, newProducer(t, b.config()), b.part(0), "a", "b")
 	o := &owner{commit: true}
-	join(t, b.config(), o)
+	join(t, b, b.config(), o)
 	c, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	eventually(t, "committed", func() bool {
-		os, err := kadm.NewClient(c).FetchOffsets(t.Context(), "group")
-		off, ok := os.Lookup(record.TopicMessages, 0)
+		os, err := kadm.NewClient(c).FetchOffsets(t.Context(), b.group)
+		off, ok := os.Lookup(b.topic, 0)
 		return err == nil && ok && off.At == 2
 	})
 }
 
 // TestRebalance: members come and go while records flow; each record is
 // handled once, in order, as the offsets are the owner's.
-func TestRebalance(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func TestRebalance(t *testing.T) { onBrokers(t, rebalance) }
+
+func rebalance(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	l, n := newLedger(), 0
 	flow := func() {
 		for q := range int32(4) {
-			produce(t, p, part(q), numbers("", n, n+50)...)
+			produce(t, p, b.part(q), numbers("", n, n+50)...)
 		}
 		n += 50
 	}
 	a := &owner{ledger: l, commit: true}
-	join(t, b.config(), a)
+	join(t, b, b.config(), a)
 	flow()
 	eventually(t, "alone", func() bool { return a.count() == 4 && l.count() == 4*n })
 	c := &owner{ledger: l, commit: true}
-	leaveC := join(t, b.config(), c)
+	leaveC := join(t, b, b.config(), c)
 	for a.count() != 2 || c.count() != 2 {
 		flow()
 	}
@@ -298,7 +206,7 @@ func TestRebalance(t *testing.T) {
 	flow()
 	eventually(t, "alone again", func() bool { return l.count() == 4*n })
 	for q := range int32(4) {
-		if d := cmp.Diff(numbers("", 0, n), l.values(part(q))); d != "" {
+		if d := cmp.Diff(numbers("", 0, n), l.values(b.part(q))); d != "" {
 			t.Errorf("partition %d: %s", q, d)
 		}
 	}
@@ -308,27 +216,29 @@ func TestRebalance(t *testing.T) {
 }
 
 // TestStartAtHigh: an at-most-once owner gets only what comes after it.
-func TestStartAtHigh(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func TestStartAtHigh(t *testing.T) { onBrokers(t, startAtHigh) }
+
+func startAtHigh(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
-	produce(t, p, part(0), "old")
+	produce(t, p, b.part(0), "old")
 	o := &owner{high: true}
-	join(t, b.config(), o)
+	join(t, b, b.config(), o)
 	eventually(t, "assigned", func() bool { return o.count() == 4 })
-	produce(t, p, part(0), "new")
+	produce(t, p, b.part(0), "new")
 	eventually(t, "read", func() bool { return o.ledger.count() == 1 })
-	if d := cmp.Diff([]string{"new"}, o.ledger.values(part(0))); d != "" {
+	if d := cmp.Diff([]string{"new"}, o.ledger.values(b.part(0))); d != "" {
 		t.Error(d)
 	}
 }
 
-func TestOwnerFails(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
-	produce(t, newProducer(t, b.config()), part(0), "a")
+func TestOwnerFails(t *testing.T) { onBrokers(t, ownerFails) }
+
+func ownerFails(b *broker) {
+	t := b.t
+	produce(t, newProducer(t, b.config()), b.part(0), "a")
 	o := &owner{fail: errors.New("broken")}
-	leave := join(t, b.config(), o)
+	leave := join(t, b, b.config(), o)
 	eventually(t, "let go", func() bool { return len(o.seen()) > 0 && o.count() == 0 })
 	if err := leave(); !errors.Is(err, o.fail) {
 		t.Errorf("Run ended with %v", err)
@@ -337,22 +247,23 @@ func TestOwnerFails(t *testing.T) {
 
 // TestBlockedOwner: an owner that blocks for longer than the session timeout
 // keeps its partitions, and nothing is lost or comes twice.
-func TestBlockedOwner(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func TestBlockedOwner(t *testing.T) { onBrokers(t, blockedOwner) }
+
+func blockedOwner(b *broker) {
+	t := b.t
 	p := newProducer(t, b.config())
 	c := b.config()
 	c.BatchMessages = 10
 	o := &owner{block: make(chan struct{}), blocked: make(chan struct{}, 1)}
-	join(t, c, o)
+	join(t, b, c, o)
 	eventually(t, "assigned", func() bool { return o.count() == 4 })
-	produce(t, p, part(0), numbers("", 0, 100)...)
+	produce(t, p, b.part(0), numbers("", 0, 100)...)
 	<-o.blocked
 	begin := time.Now()
 	eventually(t, "session timeout", func() bool { return time.Since(begin) > 12*time.Second }) // past stallAfter too
 	close(o.block)
 	eventually(t, "read", func() bool { return o.ledger.count() == 100 })
-	if d := cmp.Diff(numbers("", 0, 100), o.ledger.values(part(0))); d != "" {
+	if d := cmp.Diff(numbers("", 0, 100), o.ledger.values(b.part(0))); d != "" {
 		t.Error(d)
 	}
 	if len(o.seen()) != 4 || o.wasLost() {
@@ -369,11 +280,11 @@ func TestBrokerGone(t *testing.T) {
 	c.MessageTimeout = 5 * time.Second // produce waits for 20 s
 	p := newProducer(t, c)
 	o := &owner{}
-	join(t, b.config(), o)
-	eventually(t, "produced before", func() bool { return produce(t, p, part(0), "before")[0].Err == nil })
-	eventually(t, "read before", func() bool { return slices.Contains(o.ledger.values(part(0)), "before") })
+	join(t, b, b.config(), o)
+	eventually(t, "produced before", func() bool { return produce(t, p, b.part(0), "before")[0].Err == nil })
+	eventually(t, "read before", func() bool { return slices.Contains(o.ledger.values(b.part(0)), "before") })
 	b.stop(t)
-	for _, d := range produce(t, p, part(0), "lost 1", "lost 2") {
+	for _, d := range produce(t, p, b.part(0), "lost 1", "lost 2") {
 		if !errors.Is(d.Err, mq.ErrUnavailable) {
 			t.Errorf("answer is %v", d.Err)
 		}
@@ -383,29 +294,30 @@ func TestBrokerGone(t *testing.T) {
 	}
 	b.start(t)
 	eventually(t, "ready", func() bool { return p.Ready() == nil })
-	eventually(t, "produced after", func() bool { return produce(t, p, part(0), "after")[0].Err == nil })
-	eventually(t, "read after", func() bool { return slices.Contains(o.ledger.values(part(0)), "after") })
+	eventually(t, "produced after", func() bool { return produce(t, p, b.part(0), "after")[0].Err == nil })
+	eventually(t, "read after", func() bool { return slices.Contains(o.ledger.values(b.part(0)), "after") })
 }
 
-func TestFull(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
+func TestFull(t *testing.T) { onBrokers(t, full) }
+
+func full(b *broker) {
+	t := b.t
 	c := b.config()
 	c.QueueMessages = 5
 	p := newProducer(t, c)
 	answering, goOn := make(chan struct{}), make(chan struct{})
 	answerAll := sync.OnceFunc(func() { close(goOn) })
 	defer answerAll()
-	if err := p.Produce(part(0), 1, nil, func(mq.Delivery) { close(answering); <-goOn }); err != nil {
+	if err := p.Produce(b.part(0), 1, nil, func(mq.Delivery) { close(answering); <-goOn }); err != nil {
 		t.Fatal(err)
 	}
 	<-answering // and nothing more is answered
 	answers := make(chan mq.Delivery, 10)
-	add := func() bool { return p.Produce(part(0), 1, nil, func(d mq.Delivery) { answers <- d }) == nil }
+	add := func() bool { return p.Produce(b.part(0), 1, nil, func(d mq.Delivery) { answers <- d }) == nil }
 	for range 5 {
 		eventually(t, "room", add) // what was answered just now may still count in librdkafka's own queue
 	}
-	err := p.Produce(part(0), 1, nil, func(mq.Delivery) { t.Error("a refused record was answered") })
+	err := p.Produce(b.part(0), 1, nil, func(mq.Delivery) { t.Error("a refused record was answered") })
 	if !errors.Is(err, mq.ErrFull) || !errors.Is(err, mq.ErrUnavailable) {
 		t.Errorf("sixth of five: %v", err)
 	}
@@ -417,7 +329,7 @@ func TestFull(t *testing.T) {
 	}
 	eventually(t, "room again", add)
 	<-answers
-	err = p.Produce(part(0), 1, make([]byte, 2<<20), func(mq.Delivery) { t.Error("a refused record was answered") })
+	err = p.Produce(b.part(0), 1, make([]byte, 2<<20), func(mq.Delivery) { t.Error("a refused record was answered") })
 	if err == nil || errors.Is(err, mq.ErrUnavailable) {
 		t.Errorf("a record too large, which no retry helps: %v", err)
 	}
@@ -425,12 +337,12 @@ func TestFull(t *testing.T) {
 
 func TestCloseAnswers(t *testing.T) {
 	t.Parallel()
-	b := broker{addr: testkit.Reserve(t, 1)[0]} // not there: nothing is acknowledged before Close
+	b := broker{addr: testkit.Reserve(t, 1)[0], topic: record.TopicMessages} // not there: nothing is acknowledged before Close
 	p := newProducer(t, b.config())
 	var mu sync.Mutex
 	answers := map[int]int{}
 	for i := range 20 {
-		if err := p.Produce(part(0), 1, nil, func(d mq.Delivery) {
+		if err := p.Produce(b.part(0), 1, nil, func(d mq.Delivery) {
 			mu.Lock()
 			defer mu.Unlock()
 			answers[i]++
@@ -447,64 +359,13 @@ func TestCloseAnswers(t *testing.T) {
 			t.Errorf("record %d has %d answers", i, answers[i])
 		}
 	}
-	if err := p.Produce(part(0), 1, nil, nil); !errors.Is(err, mq.ErrUnavailable) {
+	if err := p.Produce(b.part(0), 1, nil, nil); !errors.Is(err, mq.ErrUnavailable) {
 		t.Errorf("produce after close: %v", err)
 	}
 	if err := p.Ready(); err == nil {
 		t.Error("ready after close")
 	}
 	p.Close()
-}
-
-func TestEnsureTopics(t *testing.T) {
-	t.Parallel()
-	b := startBroker(t)
-	c := b.config()
-	for _, s := range c.Topics() {
-		if !slices.Contains(embedded.Topics(), s.Name) {
-			t.Errorf("topic %s is not in the embedded log", s.Name)
-		}
-	}
-	specs := append(c.Topics(), mq.TopicSpec{Name: "fresh", Partitions: 7, Retention: c.Retention})
-	for range 2 {
-		if err := mq.EnsureTopics(t.Context(), c, specs); err != nil {
-			t.Fatal(err)
-		}
-	}
-	k, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.Close()
-	rc, err := kadm.NewClient(k).DescribeTopicConfigs(t.Context(), "fresh")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]string{}
-	for _, kv := range rc[0].Configs {
-		got[kv.Key] = kv.MaybeValue()
-	}
-	for key, want := range map[string]string{"message.timestamp.type": "LogAppendTime", "retention.ms": "691200000", "min.insync.replicas": "1"} {
-		if got[key] != want {
-			t.Errorf("%s is %q, not %q", key, got[key], want)
-		}
-	}
-	c.Partitions = 8
-	err = mq.EnsureTopics(t.Context(), c, c.Topics())
-	if err == nil || !strings.Contains(err.Error(), "im_push has 4 partitions, kafka.partitions says 8") || !strings.Contains(err.Error(), "im_messages") {
-		t.Errorf("other number of partitions: %v", err)
-	}
-	if err := newProducer(t, c).Ready(); err == nil {
-		t.Error("a producer with another number of partitions is ready")
-	}
-	c = b.config()
-	c.SingleBroker = false
-	if err := mq.EnsureTopics(t.Context(), c, c.Topics()); err == nil || !strings.Contains(err.Error(), "kafka.single-broker") {
-		t.Errorf("one replica: %v", err)
-	}
-	if err := newProducer(t, c).Ready(); err == nil || !strings.Contains(err.Error(), "replicas") {
-		t.Errorf("ready with one replica: %v", err)
-	}
 }
 
 func TestValidate(t *testing.T) {
@@ -525,7 +386,7 @@ func TestValidate(t *testing.T) {
 	if _, err := mq.NewConsumer(mq.Config{}, "g", nil, zaptest.NewLogger(t), nil); err == nil {
 		t.Error("NewConsumer took an empty config")
 	}
-	if err := mq.EnsureTopics(t.Context(), mq.Config{}, nil); err == nil {
-		t.Error("EnsureTopics took an empty config")
+	if err := mq.CheckTopics(t.Context(), mq.Config{}, nil); err == nil {
+		t.Error("CheckTopics took an empty config")
 	}
 }

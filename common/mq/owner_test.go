@@ -20,7 +20,8 @@ type owner struct {
 	ledger   *ledger
 	consumer mq.Consumer
 	commit   bool
-	high     bool // start at the end
+	high     bool                        // start at the end
+	decline  map[record.PartitionID]bool // gets no start
 	block    chan struct{}
 	blocked  chan struct{} // told once blocking begins
 	fail     error
@@ -88,6 +89,9 @@ func (o *owner) Assigned(_ context.Context, as []mq.Assignment) (map[record.Part
 	for _, a := range as {
 		if _, ok := o.owned[a.PartitionID]; ok {
 			o.t.Errorf("%v assigned twice", a.PartitionID)
+		}
+		if o.decline[a.PartitionID] {
+			continue
 		}
 		starts[a.PartitionID] = max(a.Low, o.ledger.next[a.PartitionID])
 		if o.high {
@@ -168,16 +172,13 @@ func (o *owner) count() int {
 
 // join runs a consumer for an owner until the returned function is called,
 // which gives Run's error.
-func join(t *testing.T, c mq.Config, o *owner, topics ...string) (leave func() error) {
+func join(t *testing.T, b *broker, c mq.Config, o *owner) (leave func() error) {
 	t.Helper()
-	if topics == nil {
-		topics = []string{record.TopicMessages}
-	}
 	o.t, o.owned = t, map[record.PartitionID]int64{}
 	if o.ledger == nil {
 		o.ledger = newLedger()
 	}
-	x, err := mq.NewConsumer(c, "group", topics, zaptest.NewLogger(t), prometheus.NewRegistry())
+	x, err := mq.NewConsumer(c, b.group, []string{b.topic}, zaptest.NewLogger(t), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,8 +26,6 @@ var (
 )
 
 const (
-	probeTimeout  = time.Second // of Ready's question to a broker
-	probeEvery    = time.Second // an answer counts for so long
 	recreatePause = time.Second // between two attempts
 )
 
@@ -54,8 +52,9 @@ type producer struct {
 	pending map[*pending]struct{}
 	idle    chan struct{} // closed and replaced when pending empties
 
-	lastOK  atomic.Int64 // unix ns of the last acknowledgement or probe
-	probe   sync.Mutex   // one probe at a time
+	lastOK  atomic.Int64 // unix ns of the last acknowledgement
+	refused atomic.Pointer[refused]
+	probe   sync.Mutex // one probe at a time
 	probed  time.Time
 	probeEr error
 
@@ -94,6 +93,7 @@ func (p *producer) open() (*kafka.Producer, error) {
 	maps.Copy(m, kafka.ConfigMap{
 		"acks":                         "all",
 		"enable.idempotence":           true,
+		"message.max.bytes":            maxBatch,
 		"message.timeout.ms":           int(p.cfg.MessageTimeout.Milliseconds()),
 		"request.timeout.ms":           int(p.cfg.MessageTimeout.Milliseconds()),
 		"socket.timeout.ms":            int(p.cfg.MessageTimeout.Milliseconds()),
@@ -212,7 +212,7 @@ func (p *producer) answer(ctx context.Context, c *kafka.Producer) error {
 				if ev.IsFatal() {
 					return ev
 				}
-				p.log.Debug("kafka producer", zap.Error(ev))
+				p.meet(ev)
 			}
 		}
 	}
@@ -287,7 +287,7 @@ func (p *producer) reopen(ctx context.Context) *kafka.Producer {
 	}
 }
 
-// Partitions implements Producer: the number that EnsureTopics has checked.
+// Partitions implements Producer: the number that CheckTopics has checked.
 func (p *producer) Partitions(string) int32 { return int32(p.cfg.Partitions) }
 
 // Flush implements Producer.
@@ -305,53 +305,6 @@ func (p *producer) Flush(ctx context.Context) error {
 			return fmt.Errorf("flush %d records: %w", n, ctx.Err())
 		}
 	}
-}
-
-// Ready implements Producer: a recent acknowledgement is proof enough, else a
-// broker is asked, at most once a second, within a second.
-func (p *producer) Ready() error {
-	if time.Since(time.Unix(0, p.lastOK.Load())) < probeEvery {
-		return nil
-	}
-	p.probe.Lock()
-	defer p.probe.Unlock()
-	if time.Since(p.probed) < probeEvery {
-		return p.probeEr
-	}
-	p.probeEr = p.ask()
-	p.probed = time.Now()
-	return p.probeEr
-}
-
-// ask reads the metadata of the first topic and checks partitions and replicas.
-func (p *producer) ask() error {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	if p.cur == nil {
-		return p.why
-	}
-	topic := record.TopicMessages
-	md, err := p.cur.GetMetadata(&topic, false, int(probeTimeout.Milliseconds()))
-	if err != nil {
-		return fmt.Errorf("ask kafka for topic %s: %w: %w", topic, ErrUnavailable, err)
-	}
-	t := md.Topics[topic]
-	if t.Error.Code() != kafka.ErrNoError {
-		return fmt.Errorf("topic %s: %w", topic, t.Error)
-	}
-	if len(t.Partitions) != p.cfg.Partitions {
-		return partitionError(topic, len(t.Partitions), p.cfg.Partitions)
-	}
-	want, _ := p.cfg.replicas()
-	for _, part := range t.Partitions {
-		if part.Leader < 0 {
-			return fmt.Errorf("topic %s: partition %d has no leader: %w", topic, part.ID, ErrUnavailable)
-		}
-		if len(part.Replicas) < want {
-			return replicaError(topic, len(part.Replicas), want)
-		}
-	}
-	return nil
 }
 
 // Close answers what is pending with ErrUnavailable: Flush before.

@@ -60,7 +60,7 @@ type Backend struct {
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
 }
 
-// Open connects, makes missing topics and checks that the store and the log
+// Open connects and checks the topics, and that the store and the log
 // have the same number of partitions.
 func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	reg, err := env.Registry(cfg.Redis)
@@ -68,7 +68,7 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 		return nil, err
 	}
 	topics := cfg.Kafka.Topics()
-	if err := mq.EnsureTopics(ctx, cfg.Kafka, topics); err != nil {
+	if err := mq.CheckTopics(ctx, cfg.Kafka, topics); err != nil {
 		return nil, fmt.Errorf("check the topics: %w", err)
 	}
 	layout := map[string]int32{}

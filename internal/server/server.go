@@ -120,7 +120,7 @@ const embeddedTTL = 10 * time.Minute
 // withEmbedded is the backend's settings with the embedded services' addresses.
 func (p *Program) withEmbedded(brokers []string, redis, sqlite string) *backend.Config {
 	b := p.backend
-	b.Kafka.Brokers, b.Kafka.SingleBroker = brokers, true
+	b.Kafka.Brokers, b.Kafka.SingleBroker, b.Kafka.Embedded = brokers, true, true
 	b.Redis.Addrs = config.Strings{redis}
 	b.Redis.ReserveTTL, b.Redis.CacheTTL = min(b.Redis.ReserveTTL, embeddedTTL), min(b.Redis.CacheTTL, embeddedTTL)
 	b.MySQL.Driver, b.MySQL.DSN = sqlstore.DriverSQLite, config.NewSecret(sqlite)
