@@ -37,7 +37,9 @@ func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 type memLog struct {
 	mu        sync.Mutex
 	entries   map[string][]record.Entry
-	committed map[string]int64 // by topic, of the machine's group
+	committed map[string]int64 // by topic, of the group that takes it
+	notes     []string
+	leaving   func(group string) // if set, called where a member leaves
 	grew      chan struct{}
 }
 
@@ -61,6 +63,12 @@ func (l *memLog) Flush(context.Context) error { return nil }
 func (l *memLog) Ready() error                { return nil }
 func (l *memLog) Close()                      {}
 
+func (l *memLog) note(s string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.notes = append(l.notes, s)
+}
+
 func (l *memLog) at(topic string) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,7 +78,7 @@ func (l *memLog) at(topic string) int64 {
 type memConsumer struct {
 	*memLog
 	topics []string
-	own    bool // commits count
+	group  string
 }
 
 func (c *memConsumer) Close() error { return nil }
@@ -98,7 +106,12 @@ func (c *memConsumer) Run(ctx context.Context, o mq.Owner) error {
 		return err
 	}
 	ps = slices.DeleteFunc(ps, func(p record.PartitionID) bool { _, taken := next[p]; return !taken })
-	defer o.Revoked(ps, false)
+	defer func() {
+		o.Revoked(ps, false)
+		if c.leaving != nil {
+			c.leaving(c.group)
+		}
+	}()
 	for {
 		var ms []record.Entry
 		c.mu.Lock()
@@ -194,12 +207,19 @@ func single(st store.Store) []shards.Shard {
 // startJob runs a job; the function returned drains and stops it.
 func startJob(t *testing.T, reg *memregistry.Registry, st store.Store, log *memLog) (mod app.Module, stop func()) {
 	t.Helper()
+	mod, _, stop = startShards(t, reg, single(st), log)
+	return mod, stop
+}
+
+func startShards(t *testing.T, reg *memregistry.Registry, list []shards.Shard, log *memLog) (mod app.Module, metrics *prometheus.Registry, stop func()) {
+	t.Helper()
 	ms := modules{}
-	metrics := prometheus.NewRegistry()
+	metrics = prometheus.NewRegistry()
 	err := Register(ms, testConfig(t), Deps{
-		Log: zap.NewNop(), Metrics: metrics, Gatherer: metrics, Registry: reg, Shards: single(st), Producer: log,
+		Log: zap.NewNop(), Metrics: metrics, Gatherer: metrics, Registry: reg, Shards: list, Producer: log,
 		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
-			return &memConsumer{memLog: log, topics: topics, own: group == GroupMachine}, nil
+			log.note("joins " + group)
+			return &memConsumer{memLog: log, topics: topics, group: group}, nil
 		},
 	})
 	if err != nil {
@@ -215,7 +235,7 @@ func startJob(t *testing.T, reg *memregistry.Registry, st store.Store, log *memL
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- mod.Run(ctx) }()
-	return mod, func() {
+	return mod, metrics, func() {
 		t.Helper()
 		if err := mod.Drain(t.Context()); err != nil {
 			t.Errorf("drain: %v", err)
