@@ -3,6 +3,10 @@
 // the machine decided to the edges, confirmed by position. It listens on its
 // admin port alone; everything else it dials.
 //
+// With several shards a process has a job for each: a member of the shard's own
+// group, a machine, streams to the edges, a lease; a database that is away holds
+// up its own partitions alone.
+//
 // Register is all that others need. The tier keeps no state of its own beside
 // what can be made anew: kill it at any moment.
 package job
@@ -27,14 +31,13 @@ import (
 	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/registry"
-	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/job/internal/consume"
-	"github.com/starling-im/starling/job/internal/deliver"
-	"github.com/starling-im/starling/job/internal/machine"
 )
 
-// Names of the tier's modules and of its consumer groups.
+// Names of the tier's modules and of its consumer groups. GroupMachine is that
+// of the shard shards.DefaultName; another shard's has "." and its name after it.
 const (
 	Module      = "job"
 	ModuleAdmin = "job.admin"
@@ -49,7 +52,7 @@ type Deps struct {
 	Metrics     prometheus.Registerer
 	Gatherer    prometheus.Gatherer
 	Registry    registry.Registry
-	Store       store.Store
+	Shards      []shards.Shard // at least one; together they hold everything
 	Producer    mq.Producer
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
 	After       []string // modules that start before the tier and stop after it
@@ -71,19 +74,16 @@ func Register(m app.Registrar, cfg Config, d Deps) error {
 	return nil
 }
 
-// tier is one job.
+// tier is the jobs of one process.
 type tier struct {
 	cfg Config
 	d   Deps
 	log *zap.Logger
 
-	deliverer *deliver.Deliverer
-	ledger    *ledger
-	epoch     uint64
+	workers []*worker // one a shard
+	started atomic.Bool
 
-	shard atomic.Pointer[consume.Shard] // nil until started
-
-	pushes         *consume.Pushes
+	pushes         *consume.Pushes // by the first worker's streams
 	pushesConsumer mq.Consumer
 
 	draining  chan struct{} // closed: take no new work
@@ -95,26 +95,29 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if len(d.Shards) == 0 {
+		return nil, errors.New("job: no shard is given")
+	}
 	if cfg.ID == "" {
 		cfg.ID = makeServerID()
 	}
 	t := &tier{
 		cfg: cfg, d: d, log: d.Log.With(zap.String("tier", "job"), zap.String("job_id", cfg.ID)),
-		epoch:    uint64(time.Now().UnixMilli()),
 		draining: make(chan struct{}), drained: make(chan struct{}),
-		ledger: newLedger(d.Metrics),
 	}
-	var err error
-	t.deliverer, err = deliver.New(cfg.Deliver, deliver.Deps{
-		Server: wire.ServerID(cfg.ID), Log: t.log, Metrics: d.Metrics, Registry: d.Registry, Producer: d.Producer,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("job: %w", err)
+	epoch := uint64(time.Now().UnixMilli())
+	for _, shard := range d.Shards {
+		w, err := newWorker(&t.cfg, &t.d, t.log, epoch, shard, len(d.Shards) > 1)
+		if err != nil {
+			return nil, err
+		}
+		t.workers = append(t.workers, w)
 	}
 	return t, nil
 }
 
-// makeServerID returns a name that no other process has.
+// makeServerID returns a name that no other process has, and that leaves room
+// for a shard's.
 func makeServerID() string {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -125,49 +128,50 @@ func makeServerID() string {
 		}
 		return '-'
 	}, host)
-	return fmt.Sprintf("job-%.40s-%s", host, hex.EncodeToString(b[:]))
+	return fmt.Sprintf("job-%.30s-%s", host, hex.EncodeToString(b[:]))
 }
 
 // start makes the consumers; they join their groups when the module runs.
-func (t *tier) start(context.Context) error {
-	durable := []string{record.TopicMessages, record.TopicGroups}
-	c, err := t.d.NewConsumer(GroupMachine, durable)
-	if err != nil {
-		return fmt.Errorf("job: %w", err)
-	}
-	if t.pushesConsumer, err = t.d.NewConsumer(GroupPush, []string{record.TopicPush}); err != nil {
-		return errors.Join(fmt.Errorf("job: %w", err), c.Close())
-	}
-	mc := t.cfg.Machine
-	mc.Partitions = make(map[string]int32, len(durable))
-	for _, topic := range durable {
+func (t *tier) start(context.Context) (err error) {
+	partitions := make(map[string]int32)
+	for _, topic := range shards.Topics() {
 		if n := t.d.Producer.Partitions(topic); n > 0 {
-			mc.Partitions[topic] = n
+			partitions[topic] = n
 		}
 	}
-	t.pushes = consume.NewPushes(t.log, t.d.Metrics, t.deliverer.Ephemeral)
-	t.shard.Store(consume.NewShard(t.cfg.Consume, consume.Deps{
-		Log: t.log, Metrics: t.d.Metrics, Deliverer: t.deliverer, Consumer: c, Producer: t.d.Producer,
-		Machine: machine.New(t.d.Store, mc, t.log, t.d.Metrics),
-	}))
+	var made []mq.Consumer
+	defer func() {
+		for _, c := range made {
+			if err != nil {
+				err = errors.Join(err, c.Close())
+			}
+		}
+	}()
+	for _, w := range t.workers {
+		c, err := t.d.NewConsumer(w.group, shards.Topics())
+		if err != nil {
+			return fmt.Errorf("job: %w", err)
+		}
+		made = append(made, c)
+		w.start(&t.cfg, &t.d, c, partitions)
+	}
+	if t.pushesConsumer, err = t.d.NewConsumer(GroupPush, []string{record.TopicPush}); err != nil {
+		return fmt.Errorf("job: %w", err)
+	}
+	t.pushes = consume.NewPushes(t.log, t.d.Metrics, t.workers[0].deliverer.Ephemeral)
+	t.started.Store(true)
 	return nil
 }
 
 // run works until ctx ends. The consumers end first (at a drain, before ctx
-// does), the streams to the edges last.
+// does), all at once, the streams to the edges last.
 func (t *tier) run(ctx context.Context) error {
 	rest, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives the consumers
 	defer stop()
 	var others sync.WaitGroup
-	leaser := registry.NewLeaser(t.d.Registry, t.lease, 0, registry.LeaserCallbacks{})
-	others.Go(func() {
-		if err := leaser.Run(rest); err != nil {
-			t.log.Info("lease", zap.Error(err))
-		}
-	})
-	others.Go(func() { deliver.NewStreams(t.deliverer).Run(rest) })
-	others.Go(func() { t.keepHouse(rest) })
-
+	for _, w := range t.workers {
+		others.Go(func() { w.serve(rest, t.d.Registry) })
+	}
 	consuming, end := context.WithCancel(ctx)
 	defer end()
 	stopAtDrain := make(chan struct{})
@@ -179,10 +183,12 @@ func (t *tier) run(ctx context.Context) error {
 		}
 		end()
 	})
-	errs := make([]error, 2)
+	errs := make([]error, len(t.workers)+1)
 	var consumers sync.WaitGroup
-	consumers.Go(func() { defer end(); errs[0] = t.shard.Load().Run(consuming) })
-	consumers.Go(func() { defer end(); errs[1] = t.pushes.Run(consuming, t.pushesConsumer) })
+	for i, w := range t.workers {
+		consumers.Go(func() { defer end(); errs[i] = w.loop.Load().Run(consuming) })
+	}
+	consumers.Go(func() { defer end(); errs[len(t.workers)] = t.pushes.Run(consuming, t.pushesConsumer) })
 	consumers.Wait()
 	<-stopAtDrain
 	close(t.drained)
@@ -209,16 +215,15 @@ func (t *tier) drain(ctx context.Context) error {
 }
 
 func (t *tier) readiness() error {
-	s := t.shard.Load()
-	if s == nil {
+	if !t.started.Load() {
 		return errors.New("job: not started")
 	}
-	if err := s.Ready(); err != nil {
-		return fmt.Errorf("job: records wait: %w", err)
+	var errs []error
+	for _, w := range t.workers {
+		errs = append(errs, w.ready())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("job: %w", err)
 	}
 	return nil
-}
-
-func (t *tier) lease() registry.Lease {
-	return registry.Lease{Tier: registry.TierJob, Server: wire.ServerID(t.cfg.ID), Epoch: t.epoch}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
+	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -36,7 +37,9 @@ func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 type memLog struct {
 	mu        sync.Mutex
 	entries   map[string][]record.Entry
-	committed map[string]int64 // by topic, of the machine's group
+	committed map[string]int64 // by topic, of the group that takes it
+	notes     []string
+	leaving   func(group string) // if set, called where a member leaves
 	grew      chan struct{}
 }
 
@@ -60,6 +63,12 @@ func (l *memLog) Flush(context.Context) error { return nil }
 func (l *memLog) Ready() error                { return nil }
 func (l *memLog) Close()                      {}
 
+func (l *memLog) note(s string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.notes = append(l.notes, s)
+}
+
 func (l *memLog) at(topic string) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,7 +78,7 @@ func (l *memLog) at(topic string) int64 {
 type memConsumer struct {
 	*memLog
 	topics []string
-	own    bool // commits count
+	group  string
 }
 
 func (c *memConsumer) Close() error { return nil }
@@ -96,7 +105,13 @@ func (c *memConsumer) Run(ctx context.Context, o mq.Owner) error {
 	if err != nil {
 		return err
 	}
-	defer o.Revoked(ps, false)
+	ps = slices.DeleteFunc(ps, func(p record.PartitionID) bool { _, taken := next[p]; return !taken })
+	defer func() {
+		o.Revoked(ps, false)
+		if c.leaving != nil {
+			c.leaving(c.group)
+		}
+	}()
 	for {
 		var ms []record.Entry
 		c.mu.Lock()
@@ -184,15 +199,27 @@ func testConfig(t *testing.T, args ...string) Config {
 	return cfg
 }
 
+// single is a store as the only shard.
+func single(st store.Store) []shards.Shard {
+	return []shards.Shard{{Name: shards.DefaultName, Store: st}}
+}
+
 // startJob runs a job; the function returned drains and stops it.
 func startJob(t *testing.T, reg *memregistry.Registry, st store.Store, log *memLog) (mod app.Module, stop func()) {
 	t.Helper()
+	mod, _, stop = startShards(t, reg, single(st), log)
+	return mod, stop
+}
+
+func startShards(t *testing.T, reg *memregistry.Registry, list []shards.Shard, log *memLog) (mod app.Module, metrics *prometheus.Registry, stop func()) {
+	t.Helper()
 	ms := modules{}
-	metrics := prometheus.NewRegistry()
+	metrics = prometheus.NewRegistry()
 	err := Register(ms, testConfig(t), Deps{
-		Log: zap.NewNop(), Metrics: metrics, Gatherer: metrics, Registry: reg, Store: st, Producer: log,
+		Log: zap.NewNop(), Metrics: metrics, Gatherer: metrics, Registry: reg, Shards: list, Producer: log,
 		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
-			return &memConsumer{memLog: log, topics: topics, own: group == GroupMachine}, nil
+			log.note("joins " + group)
+			return &memConsumer{memLog: log, topics: topics, group: group}, nil
 		},
 	})
 	if err != nil {
@@ -208,7 +235,7 @@ func startJob(t *testing.T, reg *memregistry.Registry, st store.Store, log *memL
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- mod.Run(ctx) }()
-	return mod, func() {
+	return mod, metrics, func() {
 		t.Helper()
 		if err := mod.Drain(t.Context()); err != nil {
 			t.Errorf("drain: %v", err)
@@ -323,8 +350,9 @@ func TestFromTheLogToTheEdge(t *testing.T) {
 	}
 }
 
-// Another log under the same store: the job must not apply a record of it.
-func TestAnotherLogStopsTheJob(t *testing.T) {
+// Another log under the same store: the job must not apply a record of it. It
+// stays up, says so, and goes on with what fits.
+func TestAnotherLogIsNotTaken(t *testing.T) {
 	reg, st, log := memregistry.New(), memstore.New(), newMemLog()
 	reg.SetKnown(true)
 	_, stop := startJob(t, reg, st, log)
@@ -333,39 +361,42 @@ func TestAnotherLogStopsTheJob(t *testing.T) {
 	eventually(t, "both are done", func() bool { return log.at(record.TopicMessages) == 2 })
 	stop()
 
-	ms := modules{}
-	empty, metrics := newMemLog(), prometheus.NewRegistry()
-	if err := Register(ms, testConfig(t), Deps{
-		Log: zap.NewNop(), Metrics: metrics, Gatherer: metrics, Registry: reg, Store: st, Producer: empty,
-		NewConsumer: func(_ string, topics []string) (mq.Consumer, error) {
-			return &memConsumer{memLog: empty, topics: topics}, nil
-		},
-	}); err != nil {
+	other := newMemLog()
+	send(t, other, 3, "three")
+	mod, stop := startJob(t, reg, st, other)
+	eventually(t, "the job says so", func() bool {
+		err := mod.Ready()
+		return err != nil && strings.Contains(err.Error(), "im_messages/0: the log ends below") && strings.Contains(err.Error(), "docs/runbook.md")
+	})
+	group := record.PartitionID{Topic: record.TopicGroups}
+	if err := other.Produce(group, 1, []byte("junk"), func(mq.Delivery) {}); err != nil {
 		t.Fatal(err)
 	}
-	if err := ms[Module].Start(t.Context()); err != nil {
-		t.Fatal(err)
+	eventually(t, "the other topic is worked on", func() bool {
+		st, err := st.State(t.Context(), group)
+		return err == nil && st.SetAside == 1
+	})
+	if st, err := st.State(t.Context(), record.PartitionID{Topic: record.TopicMessages}); err != nil || st.Applied != 1 || st.Stored != 2 {
+		t.Errorf("the partition's row: %+v, %v", st, err)
 	}
-	err := ms[Module].Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "log ends below") {
-		t.Errorf("run: %v", err)
-	}
+	stop()
 }
 
 func TestHousekeeping(t *testing.T) {
 	reg, st, log := memregistry.New(), memstore.New(), newMemLog()
 	reg.SetKnown(true)
 	metrics := prometheus.NewRegistry()
-	tr, err := newTier(testConfig(t), Deps{Log: zap.NewNop(), Metrics: metrics, Registry: reg, Store: st, Producer: log})
+	tr, err := newTier(testConfig(t), Deps{Log: zap.NewNop(), Metrics: metrics, Registry: reg, Shards: single(st), Producer: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := st.Claim(t.Context(), record.PartitionID{Topic: record.TopicMessages}, "id", 0); err != nil {
 		t.Fatal(err)
 	}
-	tr.task(t.Context(), "ledger", tr.readLedger)
-	tr.task(t.Context(), "purge", tr.purge)
-	tr.task(t.Context(), "fails", func(context.Context) error { return io.ErrUnexpectedEOF })
+	h := tr.workers[0].house
+	h.task(t.Context(), "ledger", h.readLedger)
+	h.task(t.Context(), "purge", h.purge)
+	h.task(t.Context(), "fails", func(context.Context) error { return io.ErrUnexpectedEOF })
 	fs, err := metrics.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -61,53 +61,66 @@ func (l *ledger) show(states []store.PartitionState) {
 	}
 }
 
-// keepHouse reads the ledger and keeps the store's house until ctx ends.
-func (t *tier) keepHouse(ctx context.Context) {
+// house is the housekeeping of one shard.
+type house struct {
+	log      *zap.Logger
+	store    store.Admin
+	outcomes time.Duration // how long verdicts are kept
+	history  time.Duration // how long messages are; 0: for ever
+	ledger   *ledger
+}
+
+func newHouse(log *zap.Logger, reg prometheus.Registerer, st store.Admin, cfg *Config) *house {
+	return &house{log: log, store: st, outcomes: cfg.OutcomeRetention, history: cfg.HistoryRetention, ledger: newLedger(reg)}
+}
+
+// keep reads the ledger and keeps the store's house until ctx ends.
+func (h *house) keep(ctx context.Context) {
 	ledger, house := time.NewTicker(ledgerEvery), time.NewTicker(houseEvery)
 	defer ledger.Stop()
 	defer house.Stop()
-	t.task(ctx, "prepare", t.prepare)
+	h.task(ctx, "prepare", h.prepare)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ledger.C:
-			t.task(ctx, "ledger", t.readLedger)
+			h.task(ctx, "ledger", h.readLedger)
 		case <-house.C:
-			t.task(ctx, "prepare", t.prepare)
-			t.task(ctx, "purge", t.purge)
-			t.task(ctx, "retire", t.retire)
+			h.task(ctx, "prepare", h.prepare)
+			h.task(ctx, "purge", h.purge)
+			h.task(ctx, "retire", h.retire)
 		}
 	}
 }
 
-func (t *tier) task(ctx context.Context, name string, f func(context.Context) error) {
+func (h *house) task(ctx context.Context, name string, f func(context.Context) error) {
 	if err := f(ctx); err != nil && ctx.Err() == nil {
-		t.ledger.failures.WithLabelValues(name).Inc()
-		t.log.Warn("housekeeping", zap.String("task", name), zap.Error(err))
+		h.ledger.failures.WithLabelValues(name).Inc()
+		h.log.Warn("housekeeping", zap.String("task", name), zap.Error(err))
 	}
 }
 
-func (t *tier) readLedger(ctx context.Context) error {
-	states, err := t.d.Store.Partitions(ctx)
+func (h *house) readLedger(ctx context.Context) error {
+	states, err := h.store.Partitions(ctx)
 	if err == nil {
-		t.ledger.show(states)
+		h.ledger.show(states)
 	}
 	return err
 }
 
-func (t *tier) prepare(ctx context.Context) error {
-	return t.d.Store.Prepare(ctx, time.Now().UnixMilli())
+func (h *house) prepare(ctx context.Context) error {
+	return h.store.Prepare(ctx, time.Now().UnixMilli())
 }
 
 // purge goes by the time of the records: a partition that is days behind will
 // see repeats of what was decided days before that.
-func (t *tier) purge(ctx context.Context) error {
-	states, err := t.d.Store.Partitions(ctx)
+func (h *house) purge(ctx context.Context) error {
+	states, err := h.store.Partitions(ctx)
 	if err != nil {
 		return err
 	}
-	return t.d.Store.Purge(ctx, recordTime(states, time.Now()).Add(-t.cfg.OutcomeRetention).UnixMilli())
+	return h.store.Purge(ctx, recordTime(states, time.Now()).Add(-h.outcomes).UnixMilli())
 }
 
 // recordTime is the time that every partition has reached. One without any
@@ -125,9 +138,9 @@ func recordTime(states []store.PartitionState, now time.Time) time.Time {
 	return oldest
 }
 
-func (t *tier) retire(ctx context.Context) error {
-	if t.cfg.HistoryRetention == 0 {
+func (h *house) retire(ctx context.Context) error {
+	if h.history == 0 {
 		return nil
 	}
-	return t.d.Store.Retire(ctx, time.Now().Add(-t.cfg.HistoryRetention).UnixMilli())
+	return h.store.Retire(ctx, time.Now().Add(-h.history).UnixMilli())
 }

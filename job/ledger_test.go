@@ -44,8 +44,7 @@ func TestKeepsHouse(t *testing.T) {
 	for _, history := range []time.Duration{0, 40 * 24 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &houseStore{Store: memstore.New()}
-			tier := &tier{log: zap.NewNop(), d: Deps{Store: s}, ledger: newLedger(prometheus.NewRegistry())}
-			tier.cfg.OutcomeRetention, tier.cfg.HistoryRetention = 8*24*time.Hour, history
+			h := newHouse(zap.NewNop(), prometheus.NewRegistry(), s, &Config{OutcomeRetention: 8 * 24 * time.Hour, HistoryRetention: history})
 			start := time.Now().UTC()
 			behind := start.Add(-50 * time.Hour)
 			p := record.PartitionID{Topic: record.TopicMessages}
@@ -61,7 +60,7 @@ func TestKeepsHouse(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour+time.Minute)
 			defer cancel()
-			tier.keepHouse(ctx)
+			h.keep(ctx)
 			one, two := start.Add(time.Hour), start.Add(2*time.Hour)
 			old := behind.Add(-8 * 24 * time.Hour)
 			want := [][]time.Time{{start, one, two}, {old, old}, nil}

@@ -27,7 +27,7 @@ import (
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/registry"
-	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/logic/internal/api"
 	"github.com/starling-im/starling/logic/internal/group"
@@ -55,7 +55,7 @@ type Deps struct {
 	Metrics  prometheus.Registerer
 	Gatherer prometheus.Gatherer
 	Registry registry.Registry
-	Store    store.Store
+	Store    shards.Store
 	Producer mq.Producer
 	Tokens   *token.Keyring
 	Verifier *token.Verifier

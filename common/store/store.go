@@ -277,6 +277,8 @@ type Query interface {
 	Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]string, error)
 	// MoveCursors applies acks and reads, clamped to what the user may see;
 	// moves of conversations the user is not in are left out of the answer.
+	// States that come with an error stand (several shards, of which one
+	// failed); repeating all moves is harmless.
 	MoveCursors(ctx context.Context, moves []CursorMove) ([]CursorState, error)
 	// Receipts returns every member's highest cursors, by user, paged.
 	Receipts(ctx context.Context, conv wire.ConvID, after wire.UserID, limit int) ([]CursorState, error)
@@ -304,9 +306,10 @@ type Admin interface {
 	ReleaseWorker(ctx context.Context, worker int, owner string, lastUsed int64) error
 	// Partitions returns all partition rows, the ledger.
 	Partitions(ctx context.Context) ([]PartitionState, error)
-	// CheckLayout stores the number of partitions per topic at the first call
-	// and refuses another number later.
-	CheckLayout(ctx context.Context, partitions map[string]int32) error
+	// CheckLayout stores what the shard is made for, by name (how many
+	// partitions a topic has, which of them are here) at the first call, and
+	// refuses another value of a name that is stored, with ErrLayout.
+	CheckLayout(ctx context.Context, layout map[string]string) error
 	// Prepare makes room for the months and days of now (ms) and after; it is
 	// called every hour or so. Without it rows are taken all the same, but
 	// neither Purge nor Retire can tell them apart by day and month.

@@ -8,9 +8,9 @@ import (
 	"github.com/starling-im/starling/common/record"
 )
 
-// ErrLayout is returned by CheckLayout for a number of partitions that is not
-// the one the shard was made with.
-var ErrLayout = errors.New("another number of partitions than this store was made with; restore the former number")
+// ErrLayout is returned by CheckLayout for a layout that is not the one the
+// shard was made with.
+var ErrLayout = errors.New("another layout than this store was made with; restore the former settings")
 
 // Limits of what a shard holds, in bytes. Longer is a DeterministicError.
 const (

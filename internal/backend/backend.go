@@ -16,6 +16,7 @@ import (
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/store/sqlstore"
 	"github.com/starling-im/starling/internal/process"
 )
@@ -34,6 +35,9 @@ type Config struct {
 	Redis registry.Config
 	Kafka mq.Config
 	MySQL sqlstore.Config
+	// Shards is a YAML file that lists several databases and what each holds;
+	// "": MySQL.DSN holds everything.
+	Shards string
 }
 
 // RegisterFlags defines the settings with their defaults.
@@ -41,17 +45,21 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	c.Redis.RegisterFlags(fs, "redis.")
 	c.Kafka.RegisterFlags(fs, "kafka.")
 	c.MySQL.RegisterFlags(fs, "mysql.")
+	fs.StringVar(&c.Shards, "mysql.shards", "",
+		"YAML `file` that divides the partitions among several databases: a list of {name, dsn, partitions: {im_messages: 0-1, im_group_chat: 0-1}}; instead of mysql.dsn. Fixed once messages stand, order included.")
 }
 
 // Validate names every setting that cannot work.
 func (c *Config) Validate() error {
-	return errors.Join(c.Redis.Validate(), c.Kafka.Validate(), c.MySQL.Validate())
+	_, err := c.ShardList()
+	return errors.Join(c.Redis.Validate(), c.Kafka.Validate(), err)
 }
 
 // Backend is the open services.
 type Backend struct {
 	Registry    registry.Registry
-	Store       store.Store
+	Shards      []shards.Shard // what jobs work on
+	Store       shards.Store   // all of them together, for logic
 	Producer    mq.Producer
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
 }
@@ -63,12 +71,16 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := sqlstore.New(cfg.MySQL, env.Metrics)
+	list, err := openShards(&cfg, env)
 	if err != nil {
-		return nil, fmt.Errorf("open the store: %w", err)
+		return nil, err
 	}
-	env.Manager.Register(ModuleMySQL, app.Module{Stop: func(context.Context) error { return st.Close() }})
+	env.Manager.Register(ModuleMySQL, app.Module{Stop: func(context.Context) error { return closeShards(list) }})
 	env.Target(ModuleMySQL)
+	st, err := shards.New(list, cfg.layout())
+	if err != nil {
+		return nil, fmt.Errorf("divide the partitions among the shards: %w", err)
+	}
 	producer, err := mq.NewProducer(context.WithoutCancel(ctx), cfg.Kafka, env.Log.Named("kafka"), env.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("make the producer: %w", err)
@@ -82,9 +94,9 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 		return nil
 	}})
 	env.Target(ModuleKafka)
-	cfg.await(env, st)
+	cfg.await(env, list)
 	return &Backend{
-		Registry: reg, Store: st, Producer: producer,
+		Registry: reg, Shards: list, Store: st, Producer: producer,
 		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
 			return mq.NewConsumer(cfg.Kafka, group, topics, env.Log.Named("kafka"), env.Metrics)
 		},
@@ -95,25 +107,29 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 func Needs() []string { return []string{process.ModuleRedis, moduleMySQLCheck, moduleKafkaCheck} }
 
 // await registers the modules that wait for MySQL and Kafka and check them.
-func (c *Config) await(env *process.Env, st *sqlstore.Store) {
-	topics := c.Kafka.Topics()
+func (c *Config) await(env *process.Env, list []shards.Shard) {
+	missing := newMissing(list)
+	mysql := newAwait(ModuleMySQL, env.Log, missing.some, refused)
+	kafka := newAwait(ModuleKafka, env.Log, func(ctx context.Context) error {
+		return mq.CheckTopics(ctx, c.Kafka, c.Kafka.Topics())
+	}, refused)
+	m := mysql.module()
+	m.Run = missing.rest
+	// Both after the clients, so that these are closed whatever comes of it.
+	env.Manager.Register(moduleMySQLCheck, m, ModuleMySQL, ModuleKafka)
+	env.Manager.Register(moduleKafkaCheck, kafka.module(), ModuleMySQL, ModuleKafka)
+}
+
+// refused says that no waiting cures an error.
+func refused(err error) bool {
+	return errors.Is(err, sqlstore.ErrRefused) || errors.Is(err, mq.ErrRefused) || errors.Is(err, store.ErrLayout)
+}
+
+// layout is how many partitions each topic has.
+func (c *Config) layout() map[string]int32 {
 	layout := map[string]int32{}
-	for _, t := range topics {
+	for _, t := range c.Kafka.Topics() {
 		layout[t.Name] = int32(t.Partitions)
 	}
-	mysql := newAwait(ModuleMySQL, env.Log, func(ctx context.Context) error {
-		if err := st.Check(ctx); err != nil {
-			return fmt.Errorf("check the store: %w", err)
-		}
-		if err := st.CheckLayout(ctx, layout); err != nil {
-			return fmt.Errorf("kafka.partitions: compare with what the store was made with: %w", err)
-		}
-		return nil
-	}, func(err error) bool { return errors.Is(err, sqlstore.ErrRefused) || errors.Is(err, store.ErrLayout) })
-	kafka := newAwait(ModuleKafka, env.Log, func(ctx context.Context) error {
-		return mq.CheckTopics(ctx, c.Kafka, topics)
-	}, func(err error) bool { return errors.Is(err, mq.ErrRefused) })
-	// Both after the clients, so that these are closed whatever comes of it.
-	env.Manager.Register(moduleMySQLCheck, mysql.module(), ModuleMySQL, ModuleKafka)
-	env.Manager.Register(moduleKafkaCheck, kafka.module(), ModuleMySQL, ModuleKafka)
+	return layout
 }

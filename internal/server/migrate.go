@@ -10,43 +10,40 @@ import (
 	"github.com/starling-im/starling/common/embedded"
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/store/sqlstore"
+	"github.com/starling-im/starling/internal/backend"
 	"github.com/starling-im/starling/internal/process"
 )
 
 // Migrate is `starling migrate`: it brings the schema to this binary's
-// version, in MySQL if mysql.dsn is set, else in the data folder, and makes the
-// topics that are missing if kafka.brokers is set. Several may run at once.
+// version, in every shard if mysql.dsn or mysql.shards is set, else in the data
+// folder, and makes the topics that are missing if kafka.brokers is set. Several
+// may run at once.
 func Migrate(ctx context.Context, std process.IO) error {
 	ctx, stop := app.Signals(ctx)
 	defer stop()
 	p := &Program{}
 	fs, _ := process.Flags("starling migrate", p)
-	cfg := &p.backend.MySQL
+	var list []backend.Shard // none: the data folder
 	log := &p.backend.Kafka
 	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
 		var err error
 		if len(log.Brokers) > 0 {
 			err = log.Validate()
 		}
-		if cfg.DSN.Reveal() == "" {
+		if p.backend.MySQL.DSN.Reveal() == "" && p.backend.Shards == "" {
 			return errors.Join(err, p.validateFolder())
 		}
-		return errors.Join(err, cfg.Validate())
+		var serr error
+		list, serr = p.backend.ShardList()
+		return errors.Join(err, serr)
 	})
 	if err != nil || done {
 		return err
 	}
-	where := "mysql"
-	if cfg.DSN.Reveal() == "" {
-		where = p.data
-		err = migrateFolder(ctx, p.folder(nil), *cfg)
-	} else {
-		err = sqlstore.Migrate(ctx, *cfg)
-	}
+	outcome, err := p.migrateStore(ctx, list)
 	if err != nil {
-		return fmt.Errorf("migrate %s: %w", where, err)
+		return err
 	}
-	outcome := fmt.Sprintf("schema in %s is up to date\n", where)
 	topicsErr := error(nil)
 	if len(log.Brokers) > 0 {
 		var made []string
@@ -62,6 +59,23 @@ func Migrate(ctx context.Context, std process.IO) error {
 		return errors.Join(topicsErr, fmt.Errorf("print the outcome: %w", err))
 	}
 	return topicsErr
+}
+
+// migrateStore migrates the shards, or the data folder without any.
+func (p *Program) migrateStore(ctx context.Context, list []backend.Shard) (outcome string, err error) {
+	if len(list) == 0 {
+		if err := migrateFolder(ctx, p.folder(nil), p.backend.MySQL); err != nil {
+			return "", fmt.Errorf("migrate %s: %w", p.data, err)
+		}
+		return fmt.Sprintf("schema in %s is up to date\n", p.data), nil
+	}
+	for i := range list {
+		if err := sqlstore.Migrate(ctx, list[i].MySQL); err != nil {
+			return "", fmt.Errorf("migrate shard %s: %w", list[i].Name, err)
+		}
+		outcome += fmt.Sprintf("schema in shard %s is up to date\n", list[i].Name)
+	}
+	return outcome, nil
 }
 
 // migrateTopics makes the topics and checks those that stood.

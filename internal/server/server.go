@@ -67,7 +67,7 @@ func (p *Program) ListTargets() string {
 
 func (p *Program) decide() (plan, error) {
 	return decide(p.target, backends{
-		kafka: len(p.backend.Kafka.Brokers) > 0, redis: len(p.backend.Redis.Addrs) > 0, mysql: p.backend.MySQL.DSN.Reveal() != "",
+		kafka: len(p.backend.Kafka.Brokers) > 0, redis: len(p.backend.Redis.Addrs) > 0, mysql: p.backend.MySQL.DSN.Reveal() != "" || p.backend.Shards != "",
 	})
 }
 
@@ -224,7 +224,7 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 		TargetJob: func() error {
 			return job.Register(env.Manager, p.job, job.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
-				Store: b.Store, Producer: b.Producer, NewConsumer: b.NewConsumer, After: backend.Needs(),
+				Shards: b.Shards, Producer: b.Producer, NewConsumer: b.NewConsumer, After: backend.Needs(),
 			})
 		},
 		TargetEdge: func() error {

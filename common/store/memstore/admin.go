@@ -81,19 +81,19 @@ func (s *Store) Partitions(ctx context.Context) ([]store.PartitionState, error) 
 	})
 }
 
-// CheckLayout stores the numbers of new topics and refuses other numbers of
+// CheckLayout stores the values of new names and refuses other values of
 // known ones.
-func (s *Store) CheckLayout(ctx context.Context, partitions map[string]int32) error {
+func (s *Store) CheckLayout(ctx context.Context, layout map[string]string) error {
 	return s.do(ctx, "CheckLayout", func() error {
-		for topic, n := range partitions {
-			if old, ok := s.layout[topic]; ok && old != n {
-				return fmt.Errorf("topic %s: %d partitions, not %d: %w", topic, n, old, store.ErrLayout)
+		for name, want := range layout {
+			if have, ok := s.layout[name]; ok && have != want {
+				return fmt.Errorf("%s: %s, but %s is stored: %w", name, want, have, store.ErrLayout)
 			}
 		}
 		if s.layout == nil {
-			s.layout = make(map[string]int32)
+			s.layout = make(map[string]string)
 		}
-		maps.Copy(s.layout, partitions)
+		maps.Copy(s.layout, layout)
 		return nil
 	})
 }

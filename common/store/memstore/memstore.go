@@ -43,7 +43,7 @@ type Store struct {
 	verdicts   map[senderID]store.Outcome
 	refusals   map[wire.UserID][]store.Refusal
 	workers    map[int]worker
-	layout     map[string]int32
+	layout     map[string]string
 }
 
 type senderID struct {

@@ -5,8 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 
 	"github.com/starling-im/starling/common/store"
 )
@@ -14,7 +14,7 @@ import (
 // Names in meta.
 const (
 	metaEpoch  = "history_epoch"
-	metaLayout = "layout:" // and the topic
+	metaLayout = "layout:" // and what of it
 )
 
 func (s *Store) metaSQL() string {
@@ -40,32 +40,28 @@ func (s *Store) HistoryEpoch(ctx context.Context) (string, error) {
 	return v, nil
 }
 
-// CheckLayout stores the numbers of new topics and refuses other numbers of
+// CheckLayout stores the values of new names and refuses other values of
 // known ones.
-func (s *Store) CheckLayout(ctx context.Context, partitions map[string]int32) error {
-	topics := make([]string, 0, len(partitions))
-	for t := range partitions {
-		topics = append(topics, t)
-	}
-	slices.Sort(topics)
+func (s *Store) CheckLayout(ctx context.Context, layout map[string]string) error {
+	names := slices.Sorted(maps.Keys(layout))
 	var reads, writes []statement
-	for _, t := range topics {
-		name := metaLayout + t
+	for _, n := range names {
+		name := metaLayout + n
 		reads = append(reads, statement{sql: "SELECT name, value FROM meta WHERE name = ?" + s.d.lock, args: []any{name}})
-		writes = append(writes, statement{sql: s.metaSQL(), args: []any{name, strconv.Itoa(int(partitions[t]))}})
+		writes = append(writes, statement{sql: s.metaSQL(), args: []any{name, layout[n]}})
 	}
 	check := func(r *sql.Rows) error {
 		var name, have string
 		if err := r.Scan(&name, &have); err != nil {
 			return fmt.Errorf("scan the layout: %w", err)
 		}
-		topic := name[len(metaLayout):]
-		if want := strconv.Itoa(int(partitions[topic])); have != want {
-			return fmt.Errorf("topic %s: %s partitions, not %s: %w", topic, want, have, store.ErrLayout)
+		name = name[len(metaLayout):]
+		if want := layout[name]; have != want {
+			return fmt.Errorf("%s: %s, but %s is stored: %w", name, want, have, store.ErrLayout)
 		}
 		return nil
 	}
-	if len(topics) == 0 {
+	if len(names) == 0 {
 		return nil
 	}
 	// Written after the check, and checked again: another process may have

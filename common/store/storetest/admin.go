@@ -176,12 +176,12 @@ func (f *fixture) releases() {
 
 func testLayout(f *fixture) {
 	t := f.t
-	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"a": 4, "b": 8}))
-	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"b": 8, "a": 4}))
-	if err := f.s.CheckLayout(t.Context(), map[string]int32{"a": 4, "b": 9, "c": 1}); !errors.Is(err, store.ErrLayout) {
+	must(t, f.s.CheckLayout(t.Context(), map[string]string{"a": "4", "b": "8"}))
+	must(t, f.s.CheckLayout(t.Context(), map[string]string{"b": "8", "a": "4"}))
+	if err := f.s.CheckLayout(t.Context(), map[string]string{"a": "4", "b": "9", "c": "1"}); !errors.Is(err, store.ErrLayout) {
 		t.Errorf("another number: %v", err)
 	}
-	must(t, f.s.CheckLayout(t.Context(), map[string]int32{"c": 2})) // the refused call stored nothing
+	must(t, f.s.CheckLayout(t.Context(), map[string]string{"c": "2"})) // the refused call stored nothing
 	must(t, f.s.CheckLayout(t.Context(), nil))
 	epoch := got[string](t)(f.s.HistoryEpoch(t.Context()))
 	if epoch == "" {
@@ -205,7 +205,7 @@ func Seed(t *testing.T, s store.Store) {
 	c := f.private(t, "a", "b", 10)
 	f.group(t, "g", "a", "b")
 	f.move(t, store.CursorMove{User: "b", Device: "d", Conv: c.Conv, Delivered: 6, Read: 3})
-	must(t, s.CheckLayout(t.Context(), map[string]int32{"a": 4}))
+	must(t, s.CheckLayout(t.Context(), map[string]string{"a": "4"}))
 }
 
 // Verify checks what Seed stored, in a store opened again.
@@ -218,7 +218,7 @@ func Verify(t *testing.T, s store.Store) {
 	equal(t, "cursors", [4]int64{list[1].DeviceDelivered, list[1].Delivered, list[1].Read, list[1].Unread}, [4]int64{6, 6, 3, 7})
 	rows := got[[]store.Row](t)(s.Timeline(t.Context(), "b", "p:a:b", 0, 10, 100, true))
 	equal(t, "rows", seqs(rows), []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
-	if err := s.CheckLayout(t.Context(), map[string]int32{"a": 5}); !errors.Is(err, store.ErrLayout) {
+	if err := s.CheckLayout(t.Context(), map[string]string{"a": "5"}); !errors.Is(err, store.ErrLayout) {
 		t.Errorf("another layout: %v", err)
 	}
 }

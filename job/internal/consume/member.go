@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/starling-im/starling/common/record"
@@ -30,6 +32,7 @@ func (s *Shard) member(ctx context.Context) error {
 	defer leave(nil)
 	s.mu.Lock()
 	s.leave, s.trouble = leave, nil
+	s.reconciledLocked(slices.Collect(maps.Keys(s.contradicted))...)
 	s.mu.Unlock()
 	err := s.d.Consumer.Run(ctx, s)
 	if cause := context.Cause(ctx); errors.Is(cause, errRejoin) && (err == nil || errors.Is(err, ctx.Err())) {

@@ -24,6 +24,7 @@ type metrics struct {
 	deadLetterFailures prometheus.Counter
 	appliedOffset      *prometheus.GaugeVec
 	committedOffset    *prometheus.GaugeVec
+	contradicted       *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -74,7 +75,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		committedOffset: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "starling_job_committed_offset", Help: "Next offset that a new owner would read.",
 		}, part),
+		contradicted: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "starling_job_contradicted_partitions", Help: "1 for each partition assigned here whose log does not fit the store: it is not taken and its records wait.",
+		}, part),
 	}
+}
+
+// labels are those of a partition.
+func labels(p record.PartitionID) []string {
+	return []string{p.Topic, strconv.Itoa(int(p.Number))}
 }
 
 // applied shows how far the partitions are; those of others were passed over.
@@ -87,18 +96,18 @@ func (m *metrics) applied(es []record.Entry, owns func(record.PartitionID) bool)
 		if !owns(p) {
 			continue
 		}
-		m.appliedOffset.WithLabelValues(p.Topic, strconv.Itoa(int(p.Number))).Set(float64(offset))
+		m.appliedOffset.WithLabelValues(labels(p)...).Set(float64(offset))
 	}
 }
 
 func (m *metrics) committed(offsets map[record.PartitionID]int64) {
 	for p, offset := range offsets {
-		m.committedOffset.WithLabelValues(p.Topic, strconv.Itoa(int(p.Number))).Set(float64(offset))
+		m.committedOffset.WithLabelValues(labels(p)...).Set(float64(offset))
 	}
 }
 
 // forget drops the series of a partition that is not owned any more.
 func (m *metrics) forget(p record.PartitionID) {
-	m.appliedOffset.DeleteLabelValues(p.Topic, strconv.Itoa(int(p.Number)))
-	m.committedOffset.DeleteLabelValues(p.Topic, strconv.Itoa(int(p.Number)))
+	m.appliedOffset.DeleteLabelValues(labels(p)...)
+	m.committedOffset.DeleteLabelValues(labels(p)...)
 }

@@ -59,8 +59,15 @@ type Producer interface {
 	Partitions(topic string) int32
 }
 
-// Deps is what a Shard works with; Run closes the Consumer.
+// Deps is what a Shard works with; Run closes the Consumer. Check, if given, is
+// asked until the store is what it has to be, before the group is joined. Holds,
+// if given, says which partitions are this store's; others that the group
+// assigns are left alone (they are of other shards, which have groups of their
+// own).
 type Deps struct {
+	Check func(ctx context.Context) error
+	Holds func(p record.PartitionID) bool
+
 	Log       *zap.Logger
 	Metrics   prometheus.Registerer
 	Machine   Machine
@@ -83,7 +90,11 @@ type Shard struct {
 	// fenced are partitions that the group still gives to us, and since when
 	// another owner has them.
 	fenced map[record.PartitionID]time.Time
-	leave  context.CancelCauseFunc // ends this membership of the group
+	// contradicted are partitions that were not taken, and why.
+	contradicted map[record.PartitionID]*machine.LogError
+	reminded     time.Time // when they were logged last
+
+	leave context.CancelCauseFunc // ends this membership of the group
 	// trouble is why records wait, nil while they don't.
 	trouble error
 }
@@ -96,6 +107,8 @@ func NewShard(cfg Config, d Deps) *Shard {
 		actorDone: make(chan struct{}),
 		owned:     make(map[record.PartitionID]struct{}),
 		fenced:    make(map[record.PartitionID]time.Time),
+
+		contradicted: make(map[record.PartitionID]*machine.LogError),
 	}
 	s.m.queueCapacity.Set(float64(cfg.EffectsTurns))
 	return s
@@ -110,7 +123,10 @@ func (s *Shard) Run(ctx context.Context) error {
 	wg.Go(func() { s.act(own) })
 	wg.Go(func() { s.commitOften(own) })
 
-	err := s.member(ctx)
+	err := s.check(ctx)
+	if err == nil {
+		err = s.member(ctx)
+	}
 	for errors.Is(err, errRejoin) && ctx.Err() == nil {
 		s.m.rejoins.Inc()
 		s.d.Log.Warn("joining the group again", zap.Error(err))
@@ -131,18 +147,28 @@ func (s *Shard) Run(ctx context.Context) error {
 	return err
 }
 
+// check waits until the store is what it has to be.
+func (s *Shard) check(ctx context.Context) error {
+	if s.d.Check == nil {
+		return nil
+	}
+	return s.insist(ctx, "check the store", func() error { return s.d.Check(ctx) })
+}
+
 // Ready says why records wait, nil while they don't.
 func (s *Shard) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.trouble == nil && len(s.fenced) > 0 {
-		return fmt.Errorf("%d partitions assigned here have another owner", len(s.fenced))
+	err := s.trouble
+	if err == nil && len(s.fenced) > 0 {
+		err = fmt.Errorf("%d partitions assigned here have another owner", len(s.fenced))
 	}
-	return s.trouble
+	return errors.Join(err, s.contradictedLocked())
 }
 
 // Assigned implements mq.Owner: it claims the partitions, however often the
-// store has to be asked within claimPatience.
+// store has to be asked within claimPatience. Those of other shards, and those
+// whose log contradicts the store, get no start: they are not read.
 func (s *Shard) Assigned(ctx context.Context, as []mq.Assignment) (_ map[record.PartitionID]int64, err error) {
 	starts := make(map[record.PartitionID]int64, len(as))
 	defer func() {
@@ -151,27 +177,50 @@ func (s *Shard) Assigned(ctx context.Context, as []mq.Assignment) (_ map[record.
 		}
 	}()
 	for _, a := range as {
-		var start int64
-		begin := time.Now()
-		err = s.insist(ctx, "claim partition", func() (err error) {
-			start, err = s.d.Machine.Claim(ctx, a.PartitionID, a.TopicID, a.Low, a.High, a.Committed)
-			if _, contradicted := errors.AsType[*machine.LogError](err); err != nil && !contradicted && time.Since(begin) > claimPatience {
-				return fmt.Errorf("%w: %w", errRejoin, err)
-			}
-			return err
-		})
+		if s.d.Holds != nil && !s.d.Holds(a.PartitionID) {
+			continue
+		}
+		start, taken, err := s.claim(ctx, a)
 		if err != nil {
 			return nil, fmt.Errorf("claim %v: %w", a.PartitionID, err)
 		}
-		s.d.Deliverer.Claim(a.PartitionID, start)
-		starts[a.PartitionID] = start
-		s.mu.Lock()
-		s.owned[a.PartitionID] = struct{}{}
-		delete(s.fenced, a.PartitionID)
-		s.m.owned.Set(float64(len(s.owned)))
-		s.mu.Unlock()
+		if taken {
+			starts[a.PartitionID] = start
+		}
 	}
 	return starts, nil
+}
+
+// claim claims one partition; taken is false for one that contradicts the store.
+func (s *Shard) claim(ctx context.Context, a mq.Assignment) (start int64, taken bool, err error) {
+	s.mu.Lock()
+	s.reconciledLocked(a.PartitionID)
+	s.mu.Unlock()
+	var contradiction *machine.LogError
+	begin := time.Now()
+	err = s.insist(ctx, "claim partition", func() (err error) {
+		start, err = s.d.Machine.Claim(ctx, a.PartitionID, a.TopicID, a.Low, a.High, a.Committed)
+		if errors.As(err, &contradiction) {
+			return nil
+		}
+		if err != nil && time.Since(begin) > claimPatience {
+			return fmt.Errorf("%w: %w", errRejoin, err)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return 0, false, err
+	case contradiction != nil:
+		return 0, false, s.contradict(ctx, contradiction)
+	}
+	s.d.Deliverer.Claim(a.PartitionID, start)
+	s.mu.Lock()
+	s.owned[a.PartitionID] = struct{}{}
+	delete(s.fenced, a.PartitionID)
+	s.m.owned.Set(float64(len(s.owned)))
+	s.mu.Unlock()
+	return start, true, nil
 }
 
 // Revoked implements mq.Owner: effects of committed turns are done first, so
@@ -186,6 +235,7 @@ func (s *Shard) Revoked(ps []record.PartitionID, lost bool) {
 		delete(s.owned, p)
 		delete(s.fenced, p)
 	}
+	s.reconciledLocked(ps...)
 	s.m.owned.Set(float64(len(s.owned)))
 	s.mu.Unlock()
 	for _, p := range ps {
@@ -212,12 +262,20 @@ func (s *Shard) turn(ctx context.Context, es []record.Entry) error {
 	begin := time.Now()
 	var res machine.Result
 	err := s.insist(ctx, "apply records", func() error {
-		var err error
-		res, err = s.d.Machine.Turn(ctx, es)
-		if ferr := s.fence(ctx, res.Fenced); ferr != nil {
-			return ferr
-		}
-		return err
+		for {
+			var err error
+			res, err = s.d.Machine.Turn(ctx, es)
+			if ferr := s.fence(ctx, res.Fenced); ferr != nil {
+				return ferr
+			}
+			le, contradicted := errors.AsType[*machine.LogError](err)
+			if !contradicted {
+				return err
+			}
+			if err := s.contradict(ctx, le); err != nil {
+				return err
+			}
+		} // the rest without that partition
 	})
 	if err != nil {
 		return fmt.Errorf("apply %d records: %w", len(es), err)
@@ -235,14 +293,13 @@ func (s *Shard) turn(ctx context.Context, es []record.Entry) error {
 	return s.hand(ctx, job{effects: res.Effects})
 }
 
-// insist repeats what failed until it works, ctx ends, or the log and the
-// store contradict each other.
+// insist repeats what failed until it works, ctx ends, or the group has to be
+// joined anew.
 func (s *Shard) insist(ctx context.Context, what string, f func() error) error {
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
 		err := f()
 		s.setTrouble(err)
-		var le *machine.LogError
-		if err == nil || errors.As(err, &le) || errors.Is(err, errRejoin) {
+		if err == nil || errors.Is(err, errRejoin) {
 			return err
 		}
 		if ctx.Err() != nil { // a store may say only "interrupted"
@@ -277,6 +334,7 @@ func (s *Shard) commitOften(ctx context.Context) {
 		case <-t.C:
 			s.commit()
 			s.reclaim()
+			s.remind()
 		}
 	}
 }

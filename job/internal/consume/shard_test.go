@@ -425,25 +425,6 @@ func TestShardEndsInTheMiddleOfATurn(t *testing.T) {
 	})
 }
 
-func TestShardStopsAtAContradiction(t *testing.T) {
-	for name, cause := range map[string]error{
-		"short": machine.ErrLogShort, "topic": machine.ErrTopicID, "gap": machine.ErrLogGap,
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t)
-				r.m.fail = []error{&machine.LogError{PartitionID: p0, Err: cause}}
-				r.start(t)
-				r.assign(p0)
-				if err := <-r.done; !errors.Is(err, cause) {
-					t.Errorf("run: %v", err)
-				}
-				r.cancel()
-			})
-		})
-	}
-}
-
 // Effects of committed turns are done before a partition goes: the next owner
 // finds a sequence without a hole.
 func TestShardRevoked(t *testing.T) {

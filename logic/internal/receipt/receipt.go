@@ -260,18 +260,20 @@ func (b *Buffer) write(ctx context.Context, batch []store.CursorMove, taken map[
 	wctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
 	states, err := b.d.Store.MoveCursors(wctx, batch)
-	if err != nil {
-		return err //nolint:wrapcheck // says what was tried
-	}
-	b.d.Metrics.moved.Add(float64(len(batch)))
 	conns := make(map[userConv][]wire.ConnID, len(batch))
 	for _, m := range batch {
 		k := key{m.User, m.Device, m.Conv}
 		uc := userConv{m.User, m.Conv}
 		conns[uc] = append(conns[uc], taken[k].conn)
-		delete(taken, k)
+		if err == nil {
+			delete(taken, k)
+		}
 	}
-	b.tell(ctx, states, conns)
+	b.tell(ctx, states, conns) // with an error, too: what stands grows only once
+	if err != nil {
+		return err //nolint:wrapcheck // says what was tried
+	}
+	b.d.Metrics.moved.Add(float64(len(batch)))
 	return nil
 }
 

@@ -28,6 +28,7 @@ type world struct {
 	calls   [][]store.CursorMove
 	at      []time.Time
 	err     error
+	stands  []store.CursorState // comes with the first err
 	members int
 	still   bool // nothing grows
 	block   chan struct{}
@@ -48,7 +49,9 @@ func (w *world) MoveCursors(ctx context.Context, moves []store.CursorMove) ([]st
 	defer w.mu.Unlock()
 	w.at = append(w.at, time.Now())
 	if w.err != nil {
-		return nil, w.err
+		stands := w.stands
+		w.stands = nil
+		return stands, w.err
 	}
 	w.calls = append(w.calls, append([]store.CursorMove(nil), moves...))
 	seen := map[userConv]bool{}
@@ -227,6 +230,31 @@ func TestStoreAwayKeepsThem(t *testing.T) {
 		want := [][]store.CursorMove{{{User: "bob", Device: "web", Conv: "p:alice:bob", Delivered: 5, Read: 2}}}
 		if diff := cmp.Diff(want, w.calls); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// What one shard took while another was away is told at once: at the next try
+// it grows no more.
+func TestHalfTheStoreAway(t *testing.T) {
+	run(t, func(t *testing.T, w *world, b *Buffer) {
+		t.Helper()
+		w.stands = []store.CursorState{{User: "bob", Conv: "p:alice:bob", Delivered: 5, Grew: true}}
+		w.err = errors.New("shard b: away")
+		b.Add("bob", "web", 7, "p:alice:bob", 5, 0)
+		b.Add("bob", "web", 7, "p:bob:carol", 3, 0)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(w.pushes) != 1 || w.pushes[0].GetUsers()[0] != "alice" || len(w.cleared) == 0 || w.cleared[0] != "bob p:alice:bob 5" {
+			t.Errorf("told %v, cleared %v", w.pushes, w.cleared)
+		}
+		w.mu.Lock()
+		w.err, w.still = nil, true
+		w.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(w.calls) != 1 || len(w.calls[0]) != 2 || len(w.pushes) != 1 {
+			t.Errorf("back again: calls %v, told %v", w.calls, w.pushes)
 		}
 	})
 }
