@@ -128,12 +128,12 @@ func mapOf(list []Shard) []shards.Shard {
 
 // openShards connects to all shards and checks that each was made for what it
 // is to hold. What it opened is closed after an error.
-func openShards(ctx context.Context, cfg *Config, layout map[string]int32) (list []shards.Shard, err error) {
+func openShards(ctx context.Context, cfg *Config, layout map[string]int32) (_ []shards.Shard, err error) {
 	settings, err := cfg.ShardList()
 	if err != nil {
 		return nil, err
 	}
-	list = mapOf(settings)
+	list := mapOf(settings)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeShards(list))
