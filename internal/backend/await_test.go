@@ -9,11 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/starling-im/starling/common/testkit"
 )
-
-func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 var errWrong = errors.New("wrong password")
 

@@ -127,12 +127,12 @@ func mapOf(list []Shard) []shards.Shard {
 
 // openShards makes the stores and contacts none; Check of each says later
 // whether its database is there and made for what it is to hold.
-func openShards(cfg *Config, env *process.Env) (list []shards.Shard, err error) {
+func openShards(cfg *Config, env *process.Env) (_ []shards.Shard, err error) {
 	settings, err := cfg.ShardList()
 	if err != nil {
 		return nil, err
 	}
-	list = mapOf(settings)
+	list := mapOf(settings)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeShards(list))

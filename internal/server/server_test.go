@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/token"
@@ -16,7 +18,12 @@ import (
 	"github.com/starling-im/starling/internal/process/processtest"
 )
 
-func TestMain(m *testing.M) { testkit.VerifyMain(m) }
+// The pollers and the clock of the libraries are the process', for good.
+func TestMain(m *testing.M) {
+	testkit.VerifyMain(m,
+		goleak.IgnoreAnyFunction("github.com/cloudwego/netpoll.(*defaultPoll).Wait"),
+		goleak.IgnoreAnyFunction("github.com/cloudwego/hertz/pkg/protocol.UpdateServerDate.func1"))
+}
 
 func TestConfigFiles(t *testing.T) {
 	processtest.Example(t, "../../configs", "starling",
