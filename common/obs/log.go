@@ -1,5 +1,5 @@
-// Package obs is how a process is seen from outside: the logger, and the admin
-// port with metrics, health, modules and profiles.
+// Package obs is how a process is seen from outside: the logger, the admin port
+// with metrics, health, modules and profiles, and the watch of clocks.
 //
 // Loggers are handed in, never global. A message text is a place in the code:
 // each is written at most Config.PerSecond times a second, so a hot path may

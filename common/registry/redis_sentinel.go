@@ -19,13 +19,15 @@ import (
 
 // Keys of the sentinel:
 //
-//	sentinel                 the present index as JSON: its name, whether it is
-//	                         known, and its masters
-//	sentinel:<index>:{<tag>} on a Cluster one for each master, with a tag whose
-//	                         slot is that master's: it goes when the master is
-//	                         emptied. Every look-up reads them after the routes
-//	settling                 stands for a lease's ttl from the begin of an index
-//	announced                hash of edge -> "epoch/index" it has announced under
+//	index:sentinel         the present index as JSON: its name, whether it is
+//	                       known, and its masters
+//	index:<name>:{<tag>}   on a Cluster one for each master, with a tag whose slot
+//	                       is that master's: it goes when the master is emptied.
+//	                       Every look-up reads all of them, after the routes, and
+//	                       so asks every master; one that is away is an error of
+//	                       all look-ups until its replica has its place
+//	index:settling         stands for a lease's ttl from the begin of an index
+//	index:announced        hash of edge -> "epoch/name" it has announced under
 //
 // An index begins, unknown and under a new name, when an edge's renewal finds
 // that a key above is missing, that a master has another run id (it was started
@@ -35,11 +37,11 @@ import (
 // before every edge that lived when it began has renewed its lease or lost it:
 // the leases may have been lost as well, and who is missing in them would not
 // be waited for.
-func (r *Redis) sentinelKey() string  { return r.cfg.Prefix + "sentinel" }
-func (r *Redis) settlingKey() string  { return r.cfg.Prefix + "settling" }
-func (r *Redis) announcedKey() string { return r.cfg.Prefix + "announced" }
+func (r *Redis) sentinelKey() string  { return r.cfg.Prefix + "index:sentinel" }
+func (r *Redis) settlingKey() string  { return r.cfg.Prefix + "index:settling" }
+func (r *Redis) announcedKey() string { return r.cfg.Prefix + "index:announced" }
 func (r *Redis) markerKey(index, tag string) string {
-	return r.key("sentinel:"+index, tag)
+	return r.key("index:"+index, tag)
 }
 
 func announcement(epoch uint64, index string) string {

@@ -25,7 +25,7 @@ const (
 
 // Sweep removes what dead edges left in routes and groups, a paced round every
 // ten minutes, until ctx ends. One process of all does a round: who is first to
-// take the key "sweeper". A route goes if its edge lives under another epoch or
+// take the key "index:sweeper". A route goes if its edge lives under another epoch or
 // not at all, a group's edge if it does not live; each is compared again as it
 // is deleted.
 func (r *Redis) Sweep(ctx context.Context) error {
@@ -37,18 +37,22 @@ func (r *Redis) Sweep(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		var mine bool
-		err := r.do(ctx, "sweep", func(ctx context.Context) (err error) {
-			mine, err = r.c.SetNX(ctx, r.cfg.Prefix+"sweeper", "", sweepEvery).Result()
-			return err
-		})
-		if err == nil && mine {
-			_, err = r.SweepOnce(ctx)
-		}
-		if err != nil && ctx.Err() == nil {
+		if _, err := r.sweepInTurn(ctx); err != nil && ctx.Err() == nil {
 			r.log.Debug("sweep", zap.Error(err))
 		}
 	}
+}
+
+// sweepInTurn does a round if nobody began one in the last ten minutes.
+func (r *Redis) sweepInTurn(ctx context.Context) (mine bool, err error) {
+	err = r.do(ctx, "sweep", func(ctx context.Context) (err error) {
+		mine, err = r.c.SetNX(ctx, r.cfg.Prefix+"index:sweeper", "", sweepEvery).Result()
+		return err
+	})
+	if err == nil && mine {
+		_, err = r.SweepOnce(ctx)
+	}
+	return mine, err
 }
 
 // SweepOnce does one round and returns how many entries it removed. It ends

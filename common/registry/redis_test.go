@@ -296,8 +296,8 @@ func TestKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"announced", "group:edges:{g}", "group:members:{g}", "lease:edge:{e}", "leases:{edge}", "leases:{edge}:gen", "msg:cache:{7}",
-		"offline:msg:{alice}", "send:{p:a:b|a|c}", "sentinel", "settling", "user:conn:{alice}", "user:status:{alice}",
+		"group:edges:{g}", "group:members:{g}", "index:announced", "index:sentinel", "index:settling", "lease:edge:{e}", "leases:{edge}", "leases:{edge}:gen", "msg:cache:{7}",
+		"offline:msg:{alice}", "send:{p:a:b|a|c}", "user:conn:{alice}", "user:status:{alice}",
 	}
 	if got := m.Keys(); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("keys are\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap/zaptest"
 
@@ -79,6 +80,31 @@ func TestOtherRun(t *testing.T) {
 		if rs, err := r.Lookup(ctx, nil, nil); err != nil || rs.Known {
 			t.Errorf("run %s: look-up says known %v, %v", id, rs.Known, err)
 		}
+	}
+}
+
+// TestSweepInTurn: of all processes one does a round.
+func TestSweepInTurn(t *testing.T) {
+	m := miniredis.RunT(t)
+	var rs [2]*Redis
+	for i := range rs {
+		var c Config
+		c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "redis.")
+		c.Addrs, c.Timeout = config.Strings{m.Addr()}, 10*time.Second
+		r, err := New(c, zaptest.NewLogger(t), prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = r.Close() }()
+		rs[i] = r
+	}
+	for round := range 3 {
+		first, err1 := rs[round%2].sweepInTurn(t.Context())
+		second, err2 := rs[1-round%2].sweepInTurn(t.Context())
+		if err1 != nil || err2 != nil || !first || second {
+			t.Errorf("round %d: %v %v, %v %v", round, first, second, err1, err2)
+		}
+		m.FastForward(sweepEvery + time.Second)
 	}
 }
 

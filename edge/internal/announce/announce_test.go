@@ -273,3 +273,31 @@ func TestRoundHasAllParts(t *testing.T) {
 		t.Errorf("a round has %d of %d", n, len(all))
 	}
 }
+
+// Clients of an edge that drains do not all go to the same one.
+func TestElsewhereSpreads(t *testing.T) {
+	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		for i := range maxElsewhere + 4 {
+			l := registry.Lease{Tier: registry.TierEdge, Server: wire.ServerID(fmt.Sprint("x", i)), URL: fmt.Sprint("ws://x", i), Weight: 1, Draining: i == 0}
+			if _, err := r.reg.Renew(t.Context(), l, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next, firsts := r.a.Elsewhere(t.Context()), map[string]int{}
+		for range 1000 {
+			urls := next()
+			if len(urls) != maxElsewhere {
+				t.Fatalf("%d edges", len(urls))
+			}
+			firsts[urls[0]]++
+		}
+		if len(firsts) != maxElsewhere+3 || firsts["ws://x0"] > 0 || firsts["ws://x1"] > 300 {
+			t.Errorf("first choices of a thousand clients: %v", firsts)
+		}
+		r.reg.SetAway(true)
+		if urls := r.a.Elsewhere(t.Context())(); urls == nil || len(urls) != 0 {
+			t.Errorf("with the registry away: %v", urls)
+		}
+	})
+}
