@@ -37,6 +37,7 @@ type installation struct {
 	databases            [2]string // their data sources
 	args                 []string
 	end                  func() (code int)
+	admins               []string
 	ended                <-chan struct{}
 	errors               bytes.Buffer // of the server, once it has ended
 }
@@ -53,12 +54,12 @@ func install(t *testing.T, driver string, databases [2]string) *installation {
 	}
 	t.Cleanup(func() { _ = services.Stop(context.Background()) })
 	addrs := testkit.Reserve(t, 7)
-	x.api, x.ws = addrs[0], addrs[1]
+	x.api, x.ws, x.admins = addrs[0], addrs[1], addrs[4:]
 	for i, key := range []string{"logic.http", "edge.listen", "logic.grpc", "edge.grpc", "logic.admin", "edge.admin", "job.admin"} {
 		x.args = append(x.args, "-"+key+"-addr="+addrs[i])
 	}
 	x.args = append(x.args, "-kafka.brokers="+services.KafkaBrokers()[0], "-kafka.single-broker", "-redis.addrs="+services.RedisAddr(),
-		"-mysql.driver="+driver, "-auth.jwks="+filepath.Join(x.dir, token.FileName), "-log.level=error",
+		"-mysql.driver="+driver, "-auth.jwks="+filepath.Join(x.dir, token.FileName), "-log.level=info",
 		"-redis.timeout=10s", "-logic.look-budget=10s", "-logic.wait-budget=12s", "-edge.login-wait=30s", "-app.ready-delay=0s")
 	return x
 }
@@ -135,13 +136,16 @@ func eventually(t *testing.T, what string, f func() error) {
 func (x *installation) ready(t *testing.T) {
 	t.Helper()
 	eventually(t, "the server is ready", func() error {
-		resp, err := http.Get("http://" + x.api + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = resp.Body.Close() }()
-		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", resp.Status, b)
+		for _, addr := range x.admins {
+			resp, err := http.Get("http://" + addr + "/readyz")
+			if err != nil {
+				return err
+			}
+			b, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("%s: %s", resp.Status, b)
+			}
 		}
 		return nil
 	})
