@@ -149,7 +149,7 @@ func openShards(cfg *Config, env *process.Env) (_ []shards.Shard, err error) {
 			return nil, fmt.Errorf("open the store: shard %s: %w", settings[i].Name, err)
 		}
 		list[i].Store = st
-		list[i].Check = func(ctx context.Context) error {
+		list[i].Check = untilPassed(func(ctx context.Context) error {
 			if err := st.Check(ctx); err != nil {
 				return fmt.Errorf("check the store: shard %s: %w", settings[i].Name, err)
 			}
@@ -157,9 +157,25 @@ func openShards(cfg *Config, env *process.Env) (_ []shards.Shard, err error) {
 				return fmt.Errorf("kafka.partitions, mysql.shards: compare with what the store was made with: %w", err)
 			}
 			return nil
-		}
+		})
 	}
 	return list, nil
+}
+
+// untilPassed is check until it has passed once. Calls take turns.
+func untilPassed(check func(ctx context.Context) error) func(ctx context.Context) error {
+	var mu sync.Mutex
+	passed := false
+	return func(ctx context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if passed {
+			return nil
+		}
+		err := check(ctx)
+		passed = err == nil
+		return err
+	}
 }
 
 // missing is the shards whose database has not been seen yet. A process starts

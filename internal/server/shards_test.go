@@ -59,7 +59,7 @@ func install(t *testing.T, driver string, databases [2]string) *installation {
 		x.args = append(x.args, "-"+key+"-addr="+addrs[i])
 	}
 	x.args = append(x.args, "-kafka.brokers="+services.KafkaBrokers()[0], "-kafka.single-broker", "-redis.addrs="+services.RedisAddr(),
-		"-mysql.driver="+driver, "-auth.jwks="+filepath.Join(x.dir, token.FileName), "-log.level=info",
+		"-mysql.driver="+driver, "-auth.jwks="+filepath.Join(x.dir, token.FileName), "-log.level=error",
 		"-redis.timeout=10s", "-logic.look-budget=10s", "-logic.wait-budget=12s", "-edge.login-wait=30s", "-app.ready-delay=0s")
 	return x
 }
