@@ -171,7 +171,7 @@ func (c *Config) deviations(s TopicSpec, t *kafka.TopicDescription, settings map
 		errs = append(errs, partitionError(s.Name, len(t.Partitions), s.Partitions))
 	}
 	want, _ := c.replicas()
-	replicas := math.MaxInt
+	replicas := math.MaxInt // the fewest of a partition
 	for _, p := range t.Partitions {
 		replicas = min(replicas, len(p.Replicas))
 	}
@@ -181,7 +181,7 @@ func (c *Config) deviations(s TopicSpec, t *kafka.TopicDescription, settings map
 	if c.Embedded {
 		return errs
 	}
-	for _, e := range c.settings(s, replicas) {
+	for _, e := range c.settings(s, max(replicas, want)) {
 		if is := settings[e.key].Value; !e.ok(is) {
 			errs = append(errs, c.settingError(s.Name, is, &e))
 		}

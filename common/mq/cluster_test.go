@@ -55,8 +55,10 @@ func startCluster(t *testing.T, n int, extra ...string) *cluster {
 			"offsets.topic.replication.factor=" + replicas, "offsets.topic.num.partitions=3",
 			"transaction.state.log.replication.factor=" + replicas, "transaction.state.log.min.isr=" + inSync,
 			"group.initial.rebalance.delay.ms=0", "group.min.session.timeout.ms=6000",
-			"broker.session.timeout.ms=6000", "broker.heartbeat.interval.ms=1000",
-			"controller.quorum.election.timeout.ms=1000", "controller.quorum.fetch.timeout.ms=2000",
+			// A group's coordinator must be back before its members' sessions of 6 s end.
+			"broker.session.timeout.ms=3000", "broker.heartbeat.interval.ms=500",
+			"controller.quorum.election.timeout.ms=500", "controller.quorum.fetch.timeout.ms=1000",
+			"controller.quorum.election.backoff.max.ms=500",
 			"log.cleaner.dedupe.buffer.size=16777216", "log.retention.check.interval.ms=1000",
 		}, extra...)
 		text := strings.ReplaceAll(strings.Join(lines, "\n"), "{addr}", c.addrs[i])
@@ -136,7 +138,7 @@ func (c *cluster) kill(i int) {
 func (c *cluster) broker(t *testing.T) *broker {
 	t.Helper()
 	unique := "test-" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	return &broker{addr: c.addrs[0], addrs: c.addrs, topic: unique, group: unique}
+	return &broker{t: t, addr: c.addrs[0], addrs: c.addrs, topic: unique, group: unique}
 }
 
 func (c *cluster) config(t *testing.T) mq.Config {

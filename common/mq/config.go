@@ -27,7 +27,11 @@ type Config struct {
 	SASLUser     string
 	SASLPassword config.Secret
 
-	Linger         time.Duration // how long a record waits for company (0 and 1ms: both 2.3–2.8 ms to the ack on the embedded log, whose fsyncs take that)
+	// Linger is how long a record waits for company. On Apache Kafka with one
+	// broker the median acknowledgement takes 0.4 to 1.4 ms with 0 and 1.6 to
+	// 3.3 ms with 1ms, at 1,000 and 5,000 records a second; what queues behind
+	// requests under way shares a batch anyway.
+	Linger         time.Duration
 	MessageTimeout time.Duration // after that a record is answered ErrUnavailable
 	QueueMessages  int           // records in flight; the next is ErrFull
 	BatchMessages  int           // records handed to Owner.Messages at once, at most

@@ -24,6 +24,7 @@ const (
 	maxPoll      = 5 * time.Minute // a rebalance waits so long for a member that stalls
 	commitEvery  = time.Second
 	leaveTimeout = 5 * time.Second
+	joinTimeout  = 3 * time.Second // of a member that is stopped before it has joined
 	assignPause  = 500 * time.Millisecond
 	lagEvery     = time.Second
 )
@@ -76,6 +77,7 @@ func newConsumer(cfg Config, group string, topics []string, log *zap.Logger, reg
 		"enable.auto.offset.store":      false,
 		"auto.commit.interval.ms":       int(commitEvery.Milliseconds()),
 		"auto.offset.reset":             "error",
+		"group.protocol":                "classic",
 		"partition.assignment.strategy": "cooperative-sticky",
 		"session.timeout.ms":            int(cfg.SessionTimeout.Milliseconds()),
 		"heartbeat.interval.ms":         1000,
@@ -84,8 +86,11 @@ func newConsumer(cfg Config, group string, topics []string, log *zap.Logger, reg
 		"fetch.wait.max.ms":             100,
 		"fetch.queue.backoff.ms":        10, // 1000 by default: a second of silence after each full queue
 		"fetch.error.backoff.ms":        100,
-		"queued.min.messages":           10 * cfg.BatchMessages,
-		"queued.max.messages.kbytes":    16 << 10,
+		// What waits in the client is 16 MiB over all partitions, and one answer
+		// of each broker on top, before decompression.
+		"queued.min.messages":        10 * cfg.BatchMessages,
+		"queued.max.messages.kbytes": 16 << 10,
+		"fetch.max.bytes":            8 << 20,
 	})
 	c, err := kafka.NewConsumer(&m)
 	if err != nil {
@@ -118,11 +123,12 @@ func (x *consumer) Run(ctx context.Context, o Owner) error {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run{
 		consumer: x, ctx: ctx, owner: o, batches: make(chan []record.Entry), done: make(chan error, 1),
-		next: map[record.PartitionID]int64{},
+		next: map[record.PartitionID]int64{}, ids: make(chan map[string]string), topicIDs: map[record.PartitionID]string{},
 	}
 	var work sync.WaitGroup
 	work.Go(r.hand)
-	err := r.loop()
+	work.Go(r.watch)
+	err := r.loop() //nolint:contextcheck // r.ctx is ctx
 	cancel()
 	r.leave()
 	close(r.batches)

@@ -19,6 +19,7 @@ import (
 func (r *run) rebalance(_ *kafka.Consumer, ev kafka.Event) error {
 	switch ev := ev.(type) {
 	case kafka.AssignedPartitions:
+		r.joined = true
 		r.join()
 		var starts map[record.PartitionID]int64
 		if r.err == nil && !r.ending() {
@@ -77,6 +78,7 @@ func (r *run) assigned(tps []kafka.TopicPartition) (map[record.PartitionID]int64
 		if start, ok := starts[a.PartitionID]; ok {
 			r.committed[a.PartitionID] = a.Committed
 			r.next[a.PartitionID] = start
+			r.topicIDs[a.PartitionID] = a.TopicID
 		}
 	}
 	r.mu.Unlock()
@@ -162,6 +164,7 @@ func (r *run) forget(ps []record.PartitionID, lost bool) {
 	defer r.mu.Unlock()
 	for _, p := range ps {
 		delete(r.next, p)
+		delete(r.topicIDs, p)
 		r.m.lag.DeleteLabelValues(p.Topic, strconv.Itoa(int(p.Number)))
 		delete(r.committed, p)
 		if lost {
@@ -177,6 +180,12 @@ func (r *run) forget(ps []record.PartitionID, lost bool) {
 func (r *run) leave() {
 	r.join()
 	r.buf = nil
+	// The client puts off to leave while it joins, and forgets it when closed
+	// then; so it joins first. Where that takes longer, as no broker answers or
+	// another member keeps the group waiting, the broker ends the session.
+	for end := time.Now().Add(joinTimeout); !r.joined && time.Now().Before(end); {
+		r.poll(pollWait)
+	}
 	if err := r.c.Unsubscribe(); err != nil {
 		r.log.Warn("leave the group", zap.Error(err))
 	}

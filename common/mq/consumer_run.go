@@ -27,9 +27,14 @@ type run struct {
 	stalled bool
 	buf     []record.Entry
 	over    bool // the owner is told nothing more
+	joined  bool // the group has answered
 
 	next    map[record.PartitionID]int64 // owned partitions, next offset to hand over
 	counted time.Time                    // when the lag was shown last
+
+	ids       chan map[string]string        // from watch: topics' ids
+	topicIDs  map[record.PartitionID]string // of owned partitions, as told to the owner
+	misplaced bool                          // the client met an offset that the log does not have
 }
 
 // hand calls the owner, one batch at a time.
@@ -48,6 +53,7 @@ func (r *run) loop() error {
 	}
 	for r.err == nil && r.ctx.Err() == nil {
 		r.step()
+		r.offerMoved()
 	}
 	if over := r.ctx.Err(); over != nil && errors.Is(r.err, over) { // what was under way said so
 		r.err = nil
@@ -206,9 +212,15 @@ func (r *run) fault(e kafka.Error) {
 	switch {
 	case r.ending(): // nothing is read any more
 		r.log.Debug("kafka consumer, at its end", zap.Error(e))
-	case e.IsFatal(), e.Code() == kafka.ErrAutoOffsetReset, e.Code() == kafka.ErrOffsetOutOfRange,
-		e.Code() == kafka.ErrTopicAuthorizationFailed, e.Code() == kafka.ErrGroupAuthorizationFailed:
-		r.err = fmt.Errorf("consume as group %s: %w", r.group, e)
+	case e.Code() == kafka.ErrAutoOffsetReset, e.Code() == kafka.ErrOffsetOutOfRange:
+		r.log.Error("kafka consumer", zap.Error(e))
+		r.misplaced = true
+	case e.Code() == kafka.ErrTopicAuthorizationFailed, e.Code() == kafka.ErrGroupAuthorizationFailed:
+		r.fail(r.cfg.refusal(e))
+	case e.IsFatal():
+		r.fail(e)
+	case r.cfg.refusal(e) != nil: // credentials may be put right under a running process
+		r.log.Error("kafka refuses the consumer", zap.Error(r.cfg.refusal(e)))
 	case e.Code() == kafka.ErrMaxPollExceeded:
 		r.log.Error("consumer was put out of its group: the owner kept a batch too long", zap.Error(e))
 	default:

@@ -33,7 +33,10 @@ type Assignment struct {
 
 // Owner is told of partitions. Its methods are never called at the same time,
 // and only while Consumer.Run runs; a partition is revoked before it is
-// assigned elsewhere, unless it was lost.
+// assigned elsewhere, unless it was lost. One whose topic was deleted and made
+// again under the consumer (noticed within seconds), or whose next record the
+// log does not have any more, is revoked and at once assigned anew, so that
+// the owner judges what Assignment says.
 type Owner interface {
 	// Assigned returns where to start each partition. One that is left out is
 	// held for the group, so that no other member gets it, but not read: the

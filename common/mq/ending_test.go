@@ -49,7 +49,7 @@ func TestAssignedWhileEnding(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &run{consumer: x, ctx: ctx, owner: starter{}, next: map[record.PartitionID]int64{}}
+	r := &run{consumer: x, ctx: ctx, owner: starter{}, next: map[record.PartitionID]int64{}, topicIDs: map[record.PartitionID]string{}}
 	came := false
 	err = x.c.SubscribeTopics(x.topics, func(c *kafka.Consumer, ev kafka.Event) error {
 		if a, ok := ev.(kafka.AssignedPartitions); ok {
@@ -79,7 +79,7 @@ func TestAssignedWhileEnding(t *testing.T) {
 // TestStopAtAnyTime: a run that is ended while it joins its group is no error.
 func TestStopAtAnyTime(t *testing.T) {
 	cfg := embeddedConfig(t)
-	for after := time.Duration(0); after < 400*time.Millisecond; after += 20 * time.Millisecond {
+	for after := time.Duration(0); after < 400*time.Millisecond; after += 50 * time.Millisecond {
 		x, err := newConsumer(cfg, "group", []string{record.TopicMessages, record.TopicGroups}, zap.NewNop(), nil)
 		if err != nil {
 			t.Fatal(err)

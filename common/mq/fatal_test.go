@@ -3,6 +3,7 @@ package mq
 import (
 	"errors"
 	"flag"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func embeddedConfig(tb testing.TB) Config {
 	tb.Cleanup(func() { _ = s.Stop(tb.Context()) })
 	var c Config
 	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "kafka.")
-	c.Brokers, c.SingleBroker = config.Strings(s.KafkaBrokers()), true
+	c.Brokers, c.SingleBroker, c.Embedded = config.Strings(s.KafkaBrokers()), true, true
 	c.MessageTimeout = time.Minute // a busy machine is no failure here
 	return c
 }
@@ -32,7 +33,33 @@ func embeddedConfig(tb testing.TB) Config {
 // TestFatal: a fatal error answers everything in flight once, with
 // ErrUnavailable, and a new client takes over.
 func TestFatal(t *testing.T) {
-	cfg := embeddedConfig(t)
+	t.Run("embedded", func(t *testing.T) { fatal(&fatalTest{t, embeddedConfig(t)}) })
+	t.Run("kafka", func(t *testing.T) {
+		addr := os.Getenv("STARLING_TEST_KAFKA")
+		switch {
+		case addr != "":
+		case os.Getenv("STARLING_TEST_REAL") != "":
+			t.Fatal("STARLING_TEST_KAFKA is not set, and STARLING_TEST_REAL is")
+		default:
+			t.Skip("STARLING_TEST_KAFKA is not set")
+		}
+		var cfg Config
+		cfg.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "kafka.")
+		cfg.Brokers, cfg.SingleBroker, cfg.MessageTimeout = config.Strings{addr}, true, time.Minute
+		if _, err := CreateTopics(t.Context(), cfg, cfg.Topics()); err != nil {
+			t.Fatal(err)
+		}
+		fatal(&fatalTest{t, cfg})
+	})
+}
+
+type fatalTest struct {
+	t   *testing.T
+	cfg Config
+}
+
+func fatal(x *fatalTest) {
+	t, cfg := x.t, x.cfg
 	cfg.Linger = time.Second // keeps the records in flight
 	p, err := newProducer(t.Context(), cfg, zap.NewNop(), nil)
 	if err != nil {
@@ -88,7 +115,7 @@ func TestFatal(t *testing.T) {
 	if err := p.Produce(id, 1, []byte("after"), func(d Delivery) { ok <- d }); err != nil {
 		t.Fatal(err)
 	}
-	if d := <-ok; d.Err != nil || d.Offset != 0 && !late {
+	if d := <-ok; d.Err != nil || d.Offset != 0 && !late && cfg.Embedded {
 		t.Errorf("after the fatal errors: %+v", d)
 	}
 }

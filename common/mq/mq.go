@@ -3,6 +3,16 @@
 // consumer that is told where to start and never loses its place, and topics
 // made and checked explicitly. It is the only user of confluent-kafka-go, and
 // so the only cgo of the system.
+//
+// Limits, met on Apache Kafka 4.1 with three brokers. A record answered with
+// ErrUnavailable may come all the same, and records of a time in which some
+// were answered so may stand twice in the log, acknowledged ones too: the
+// client numbers what is in flight anew then. Readers judge repeats. A member
+// killed is replaced once its session ends (kafka.session-timeout). If a
+// group's coordinator is away for longer than that, as the brokers' own
+// sessions are longer, the members lose their partitions and get them back a
+// session later. What waits in a consumer is 16 MiB and 8 MiB a broker, over
+// all partitions, before decompression; in a producer 256 MiB.
 package mq
 
 import "errors"

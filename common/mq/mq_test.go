@@ -3,6 +3,7 @@ package mq_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +21,13 @@ import (
 	"github.com/starling-im/starling/common/testkit"
 )
 
-func TestMain(m *testing.M) { testkit.VerifyMain(m) }
+func TestMain(m *testing.M) {
+	if at := os.Getenv(memberEnv); at != "" {
+		runMember(at)
+		return
+	}
+	testkit.VerifyMain(m)
+}
 
 func TestOrderAndTimestamps(t *testing.T) { onBrokers(t, orderAndTimestamps) }
 

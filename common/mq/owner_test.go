@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zaptest"
@@ -16,15 +17,17 @@ import (
 // owner is an Owner that keeps offsets itself, as the machine does, in a
 // ledger that several owners may share.
 type owner struct {
-	t        *testing.T
-	ledger   *ledger
-	consumer mq.Consumer
-	commit   bool
-	high     bool                        // start at the end
-	decline  map[record.PartitionID]bool // gets no start
-	block    chan struct{}
-	blocked  chan struct{} // told once blocking begins
-	fail     error
+	t           *testing.T
+	ledger      *ledger
+	consumer    mq.Consumer
+	commit      bool
+	high        bool                         // start at the end
+	decline     map[record.PartitionID]bool  // gets no start
+	first       map[record.PartitionID]int64 // start there, the first time
+	declineAnew bool                         // what of it comes again gets no start
+	block       chan struct{}
+	blocked     chan struct{} // told once blocking begins
+	fail        error
 
 	mu    sync.Mutex
 	owned map[record.PartitionID]int64 // next offset
@@ -37,6 +40,39 @@ type ledger struct {
 	mu   sync.Mutex
 	next map[record.PartitionID]int64
 	got  map[record.PartitionID][]record.Entry
+
+	last map[record.PartitionID]time.Time // when something came
+	gap  time.Duration                    // longest silence of a partition
+}
+
+// forget is for a topic that begins anew.
+func (l *ledger) forget(p record.PartitionID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.next, p)
+	delete(l.got, p)
+}
+
+func (l *ledger) resetGap() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gap, l.last = 0, map[record.PartitionID]time.Time{}
+}
+
+func (l *ledger) longest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gap
+}
+
+func (l *ledger) cameLocked(p record.PartitionID) {
+	now := time.Now()
+	if last, ok := l.last[p]; ok {
+		l.gap = max(l.gap, now.Sub(last))
+	}
+	if l.last != nil {
+		l.last[p] = now
+	}
 }
 
 func newLedger() *ledger {
@@ -93,7 +129,17 @@ func (o *owner) Assigned(_ context.Context, as []mq.Assignment) (map[record.Part
 		if o.decline[a.PartitionID] {
 			continue
 		}
+		first, ok := o.first[a.PartitionID]
+		if ok && first < 0 {
+			if o.declineAnew {
+				continue
+			}
+			ok = false
+		}
 		starts[a.PartitionID] = max(a.Low, o.ledger.next[a.PartitionID])
+		if ok {
+			starts[a.PartitionID], o.first[a.PartitionID] = first, -1
+		}
 		if o.high {
 			starts[a.PartitionID] = a.High
 		}
@@ -142,6 +188,7 @@ func (o *owner) Messages(ctx context.Context, ms []record.Entry) error {
 			o.t.Errorf("%v offset %d arrived, owned %v, next %d", e.PartitionID, e.Offset, ok, want)
 		}
 		o.owned[e.PartitionID] = e.Offset + 1
+		o.ledger.cameLocked(e.PartitionID)
 		o.ledger.next[e.PartitionID] = e.Offset + 1
 		o.ledger.got[e.PartitionID] = append(o.ledger.got[e.PartitionID], e)
 		next[e.PartitionID] = e.Offset + 1

@@ -31,10 +31,10 @@ const (
 
 // pending is one record between Produce and its answer.
 type pending struct {
-	done  func(Delivery)
-	topic string
-	ts    int64
-	at    time.Time
+	done func(Delivery)
+	id   record.PartitionID
+	ts   int64
+	at   time.Time
 }
 
 // producer is one librdkafka client at a time and the goroutine that answers.
@@ -54,7 +54,8 @@ type producer struct {
 
 	lastOK  atomic.Int64 // unix ns of the last acknowledgement
 	refused atomic.Pointer[refused]
-	probe   sync.Mutex // one probe at a time
+	failing map[record.PartitionID]time.Time // guarded by flight: last answer was an error, and when
+	probe   sync.Mutex                       // one probe at a time
 	probed  time.Time
 	probeEr error
 
@@ -74,7 +75,7 @@ func newProducer(ctx context.Context, cfg Config, log *zap.Logger, reg prometheu
 	}
 	p := &producer{
 		cfg: cfg, log: log, m: newProducerMetrics(reg),
-		pending: map[*pending]struct{}{}, idle: make(chan struct{}),
+		pending: map[*pending]struct{}{}, idle: make(chan struct{}), failing: map[record.PartitionID]time.Time{},
 	}
 	p.m.capacity.Set(float64(cfg.QueueMessages))
 	c, err := p.open()
@@ -100,7 +101,7 @@ func (p *producer) open() (*kafka.Producer, error) {
 		"linger.ms":                    strconv.FormatFloat(float64(p.cfg.Linger)/float64(time.Millisecond), 'f', -1, 64),
 		"compression.type":             "lz4",
 		"queue.buffering.max.messages": p.cfg.QueueMessages,
-		"queue.buffering.max.kbytes":   1 << 20, // the number of records is the bound
+		"queue.buffering.max.kbytes":   256 << 10, // 2.6 KB for each of the default number of records; beyond it is ErrFull too
 		"retry.backoff.ms":             20,
 		"go.delivery.reports":          true,
 		"go.delivery.report.fields":    "none",
@@ -122,7 +123,7 @@ func (p *producer) Produce(id record.PartitionID, ts int64, value []byte, done f
 		p.m.rejected.WithLabelValues("recreating").Inc()
 		return p.why
 	}
-	e := &pending{done: done, topic: id.Topic, ts: ts, at: time.Now()}
+	e := &pending{done: done, id: id, ts: ts, at: time.Now()}
 	if !p.enter(e) {
 		p.m.rejected.WithLabelValues("full").Inc()
 		return ErrFull
@@ -224,14 +225,20 @@ func (p *producer) deliver(m *kafka.Message) {
 		return
 	}
 	if err := m.TopicPartition.Error; err != nil {
-		p.m.deliveries.WithLabelValues(e.topic, "error").Inc()
+		p.m.deliveries.WithLabelValues(e.id.Topic, "error").Inc()
+		p.flight.Lock()
+		p.failing[e.id] = time.Now()
+		p.flight.Unlock()
 		e.done(Delivery{Err: fmt.Errorf("%w: %w", ErrUnavailable, err)})
 		return
 	}
 	now := time.Now()
+	p.flight.Lock()
+	delete(p.failing, e.id)
+	p.flight.Unlock()
 	p.lastOK.Store(now.UnixNano())
 	p.m.seconds.Observe(now.Sub(e.at).Seconds())
-	p.m.deliveries.WithLabelValues(e.topic, "ok").Inc()
+	p.m.deliveries.WithLabelValues(e.id.Topic, "ok").Inc()
 	e.done(Delivery{Offset: int64(m.TopicPartition.Offset), TS: e.ts})
 }
 
@@ -262,7 +269,7 @@ func (p *producer) retire(c *kafka.Producer, fatal error) {
 	p.flight.Unlock()
 	for _, e := range left {
 		if p.leave(e) {
-			p.m.deliveries.WithLabelValues(e.topic, "error").Inc()
+			p.m.deliveries.WithLabelValues(e.id.Topic, "error").Inc()
 			e.done(Delivery{Err: fmt.Errorf("%w: producer ended", ErrUnavailable)})
 		}
 	}

@@ -1,7 +1,9 @@
 package mq
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -48,7 +50,31 @@ func (p *producer) Ready() error {
 	if err := p.absence(); err != nil { // closed meanwhile
 		return err
 	}
-	return p.probeEr
+	if p.probeEr != nil {
+		return p.probeEr
+	}
+	return p.unanswered()
+}
+
+// unanswered names partitions whose last record was not acknowledged: brokers
+// that have lost the others still tell how all was well. It is forgotten after
+// a while, so that who sends nothing while not ready gets another try.
+func (p *producer) unanswered() error {
+	p.flight.Lock()
+	defer p.flight.Unlock()
+	var ids []record.PartitionID
+	for id, at := range p.failing {
+		if time.Since(at) < 2*p.cfg.MessageTimeout {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	slices.SortFunc(ids, func(a, b record.PartitionID) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Number, b.Number))
+	})
+	return fmt.Errorf("partitions %v did not take the last record: %w", ids, ErrUnavailable)
 }
 
 // absence is why there is no client.

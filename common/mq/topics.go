@@ -76,8 +76,8 @@ func (c *Config) settings(s TopicSpec, replicas int) []setting {
 			func(is string) bool { return is == "-1" || long(is) },
 		},
 		{
-			"min.insync.replicas", strconv.Itoa(inSync), fmt.Sprintf("%d to %d, the number of replicas", inSync, max(inSync, replicas)),
-			between(int64(inSync), int64(max(inSync, replicas))),
+			"min.insync.replicas", strconv.Itoa(inSync), fmt.Sprintf("%d to %d, the number of replicas", inSync, replicas),
+			between(int64(inSync), int64(replicas)),
 		},
 		{"max.message.bytes", strconv.Itoa(maxStored), fmt.Sprintf("at least %d", maxStored), between(maxStored, 0)},
 		{"compression.type", "producer", "anything", func(string) bool { return true }},

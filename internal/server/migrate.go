@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/starling-im/starling/common/app"
 	"github.com/starling-im/starling/common/config"
@@ -40,22 +41,24 @@ func Migrate(ctx context.Context, std process.IO) error {
 	if err != nil || done {
 		return err
 	}
-	outcome, err := p.migrateStore(ctx, list)
+	schemas, err := p.migrateStore(ctx, list)
 	if err != nil {
 		return err
 	}
-	topicsErr := error(nil)
+	var outcome strings.Builder
+	outcome.WriteString(schemas)
+	var topicsErr error
 	if len(log.Brokers) > 0 {
 		var made []string
 		made, topicsErr = migrateTopics(ctx, log)
 		for _, name := range made {
-			outcome += fmt.Sprintf("made topic %s with %d partitions\n", name, log.Partitions)
+			fmt.Fprintf(&outcome, "made topic %s with %d partitions\n", name, log.Partitions)
 		}
 		if topicsErr == nil {
-			outcome += "topics are as they must be\n"
+			outcome.WriteString("topics are as they must be\n")
 		}
 	}
-	if _, err := fmt.Fprint(std.Stdout, outcome); err != nil {
+	if _, err := fmt.Fprint(std.Stdout, outcome.String()); err != nil {
 		return errors.Join(topicsErr, fmt.Errorf("print the outcome: %w", err))
 	}
 	return topicsErr
