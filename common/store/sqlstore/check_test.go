@@ -11,6 +11,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/storetest"
 )
 
 // TestServer is what a server does that is missing, wrong, or has other
@@ -29,6 +31,7 @@ func TestServer(t *testing.T) {
 		{"a frozen owner", testFrozen},
 		{"connections that the server closed", testClosed},
 		{"small packets", testPackets},
+		{"no room for prepared statements", testUnprepared},
 		{"partitions", testPartitions},
 		{"replica", testReplica},
 	} {
@@ -176,6 +179,17 @@ func TestReplicaSetting(t *testing.T) {
 	if err := cfg.Validate(); err == nil {
 		t.Error("SQLite with a replica")
 	}
+}
+
+// The whole contract on a server that keeps next to no statements prepared.
+func testUnprepared(on serverTest) {
+	t, s := on.t, on.server
+	s.start(t, "--max-prepared-stmt-count=2")
+	storetest.Run(t, func(tb testing.TB) store.Store {
+		tb.Helper()
+		_, st := s.migrated(tb)
+		return st
+	})
 }
 
 // testClock is of a server whose time stands still in 2023.

@@ -157,12 +157,36 @@ func scanOutcome(r *sql.Rows) (o store.Outcome, err error) {
 	return o, err         //nolint:wrapcheck // callers say what they tried
 }
 
+// outcomesOf asks for verdicts by their keys. MySQL takes keys that are or-ed
+// through its planner one by one; joined in this order they are looked up.
+func (s *Store) outcomesOf(keys []store.OutcomeKey) []statement {
+	args := func(dst []any, k store.OutcomeKey) []any {
+		return append(dst, string(k.Conv), string(k.From), k.ClientID)
+	}
+	if s.writer != nil {
+		return anyOf(s.d.terms, "SELECT "+outcomeCols+" FROM outcomes WHERE", "(conv = ? AND sender = ? AND client_id = ?)", "", keys, nil, nil, args)
+	}
+	var list []statement
+	terms := []int{200, 100, 50, 25, 12, 6, 3, 1}
+	for part := range slices.Chunk(keys, terms[0]) {
+		n := round(terms, len(part))
+		var all []any
+		for i := range n {
+			all = args(all, part[min(i, len(part)-1)])
+		}
+		list = append(list, statement{
+			sql: "SELECT " + outcomeCols + " FROM (SELECT ? AS k_conv, ? AS k_sender, ? AS k_id" +
+				strings.Repeat(" UNION ALL SELECT ?, ?, ?", n-1) +
+				") k STRAIGHT_JOIN outcomes o ON o.conv = k_conv AND o.sender = k_sender AND o.client_id = k_id",
+			args: all,
+		})
+	}
+	return list
+}
+
 // Outcomes returns the verdicts that stand; of one key the newest.
 func (s *Store) Outcomes(ctx context.Context, keys []store.OutcomeKey) (map[store.OutcomeKey]store.Outcome, error) {
-	list := anyOf(s.d.terms, "SELECT "+outcomeCols+" FROM outcomes WHERE", "(conv = ? AND sender = ? AND client_id = ?)", "", keys, nil, nil,
-		func(dst []any, k store.OutcomeKey) []any {
-			return append(dst, string(k.Conv), string(k.From), k.ClientID)
-		})
+	list := s.outcomesOf(keys)
 	found, err := all(ctx, s, list, scanOutcome)
 	if err != nil {
 		return nil, fmt.Errorf("read %d outcomes: %w", len(keys), err)

@@ -79,7 +79,7 @@ func (s *Store) poolsSQLite(reg prometheus.Registerer) error {
 	r.SetMaxIdleConns(s.cfg.conns())
 	showPool(reg, "reader", r)
 	showPool(reg, "writer", w)
-	s.read = &pool{db: r, prepared: true, stmts: make(map[string]*sql.Stmt)}
+	s.read = newPool(r)
 	s.writer = &writer{db: w, token: make(chan struct{}, 1), log: dbs[2]}
 	return nil
 }
@@ -92,7 +92,7 @@ func (s *Store) poolsMySQL(reg prometheus.Registerer, idle time.Duration) error 
 	if err != nil {
 		return err
 	}
-	s.addr, s.read = addr, &pool{db: db}
+	s.addr, s.read = addr, newPool(db)
 	showPool(reg, "primary", db)
 	if dsn := s.cfg.ReplicaDSN.Reveal(); dsn != "" {
 		db, _, err := s.cfg.pool(dsn, idle)
@@ -155,11 +155,13 @@ func (s *Store) Clock(ctx context.Context) (offset time.Duration, err error) {
 // Close releases the connections.
 func (s *Store) Close() error {
 	err := s.read.close()
-	if s.writer != nil {
+	if s.writer == nil {
+		err = nil // of connections that broke: they are closed all the same
+		if s.replica != nil {
+			_ = s.replica.db.Close()
+		}
+	} else {
 		err = errors.Join(err, s.writer.close())
-	}
-	if s.replica != nil {
-		err = errors.Join(err, s.replica.db.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("close the database: %w", err)

@@ -66,6 +66,13 @@ func again(err error) string {
 	return ""
 }
 
+// unprepared says that the server has no room for another prepared statement,
+// or has lost one; the text works all the same.
+func unprepared(err error) bool {
+	e, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && (e.Number == 1461 || e.Number == 1615 || e.Number == 1243)
+}
+
 // lost says that a connection broke, rather than that the server refused.
 func lost(err error) bool {
 	return errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn)

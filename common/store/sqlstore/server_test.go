@@ -112,29 +112,29 @@ func (s *server) stop() {
 }
 
 // root is a connection to everything.
-func (s *server) root(t *testing.T) *sql.DB {
-	t.Helper()
+func (s *server) root(tb testing.TB) *sql.DB {
+	tb.Helper()
 	db, err := sql.Open("mysql", "root@tcp("+s.addr+")/?multiStatements=true")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() })
+	tb.Cleanup(func() { _ = db.Close() })
 	return db
 }
 
-func (s *server) exec(t *testing.T, text string) {
-	t.Helper()
-	if _, err := s.root(t).ExecContext(t.Context(), text); err != nil {
-		t.Fatalf("%s: %v", text, err)
+func (s *server) exec(tb testing.TB, text string) {
+	tb.Helper()
+	if _, err := s.root(tb).ExecContext(tb.Context(), text); err != nil {
+		tb.Fatalf("%s: %v", text, err)
 	}
 }
 
 // database makes an empty one that im may use.
-func (s *server) database(t *testing.T) (name string) {
-	t.Helper()
+func (s *server) database(tb testing.TB) (name string) {
+	tb.Helper()
 	s.databases++
 	name = fmt.Sprintf("im%d", s.databases)
-	s.exec(t, "CREATE DATABASE "+name+"; GRANT ALL ON "+name+".* TO im@'127.0.0.1'")
+	s.exec(tb, "CREATE DATABASE "+name+"; GRANT ALL ON "+name+".* TO im@'127.0.0.1'")
 	return name
 }
 
@@ -147,24 +147,24 @@ func configAt(addr, user, database string) Config {
 }
 
 // migrated is an open store on a database of its own.
-func (s *server) migrated(t *testing.T) (Config, *Store) {
-	t.Helper()
-	cfg := s.config("im:geheim", s.database(t))
-	if err := Migrate(t.Context(), cfg); err != nil {
-		t.Fatal(err)
+func (s *server) migrated(tb testing.TB) (Config, *Store) {
+	tb.Helper()
+	cfg := s.config("im:geheim", s.database(tb))
+	if err := Migrate(tb.Context(), cfg); err != nil {
+		tb.Fatal(err)
 	}
-	return cfg, opened(t, cfg)
+	return cfg, opened(tb, cfg)
 }
 
-func opened(t *testing.T, cfg Config) *Store {
-	t.Helper()
-	s, err := Open(t.Context(), cfg)
+func opened(tb testing.TB, cfg Config) *Store {
+	tb.Helper()
+	s, err := Open(tb.Context(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return s
