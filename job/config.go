@@ -17,11 +17,16 @@ import (
 // clock trouble.
 const minRetention = 8 * 24 * time.Hour
 
+// minHistory is the least that history may be kept for: whole months are
+// removed, and a device away for weeks still finds what it missed.
+const minHistory = 31 * 24 * time.Hour
+
 // Config is the settings of the tier.
 type Config struct {
 	ID               string
 	AdminAddr        string
 	OutcomeRetention time.Duration
+	HistoryRetention time.Duration // 0: for ever
 
 	Consume consume.Config
 	Deliver deliver.Config
@@ -36,6 +41,8 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 		"where /metrics, /healthz, /readyz and /debug/pprof are served")
 	fs.DurationVar(&c.OutcomeRetention, prefix+"outcome-retention", minRetention,
 		"how long verdicts are kept, by which a repeated client_id is known; at least 192h")
+	fs.DurationVar(&c.HistoryRetention, prefix+"history-retention", 0,
+		"how long messages are kept; whole months that are older are removed; at least 744h, 0 keeps them for ever")
 	c.Consume.RegisterFlags(fs, prefix)
 	c.Deliver.RegisterFlags(fs, prefix)
 	c.Machine.RegisterFlags(fs, prefix)
@@ -52,6 +59,9 @@ func (c *Config) Validate() error {
 	}
 	if c.OutcomeRetention < minRetention {
 		errs = append(errs, fmt.Errorf("job.outcome-retention: %v is below %v, so repeats would be taken for new; use 192h or more", c.OutcomeRetention, minRetention))
+	}
+	if c.HistoryRetention != 0 && c.HistoryRetention < minHistory {
+		errs = append(errs, fmt.Errorf("job.history-retention: %v is below %v; use 744h or more, or 0 to keep messages for ever", c.HistoryRetention, minHistory))
 	}
 	if c.Machine.RepeatWindow > c.OutcomeRetention {
 		errs = append(errs, fmt.Errorf("job.repeat-window: %v is more than job.outcome-retention, %v, after which nobody knows a repeat; raise that too", c.Machine.RepeatWindow, c.OutcomeRetention))

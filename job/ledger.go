@@ -12,11 +12,17 @@ import (
 	"github.com/starling-im/starling/common/store"
 )
 
-// How often the ledger is read, and what is too old is deleted.
+// How often the ledger is read, and room is made for what comes and what is too
+// old removed.
 const (
 	ledgerEvery = 15 * time.Second
-	purgeEvery  = time.Hour
+	houseEvery  = time.Hour
 )
+
+// longestLag is how far behind a partition may be without losing the verdicts
+// that it still has to compare with. A partition where nobody writes any more
+// looks the same, and so keeps everybody's verdicts for that much longer.
+const longestLag = 30 * 24 * time.Hour
 
 // ledger shows the durable counts of every partition: at any time the log's
 // end is the sum of the columns and the lag.
@@ -57,29 +63,33 @@ func (l *ledger) show(states []store.PartitionState) {
 
 // house is the housekeeping of one shard.
 type house struct {
-	log     *zap.Logger
-	store   store.Admin
-	keepFor time.Duration // of verdicts
-	ledger  *ledger
+	log      *zap.Logger
+	store    store.Admin
+	outcomes time.Duration // how long verdicts are kept
+	history  time.Duration // how long messages are kept; 0: for ever
+	ledger   *ledger
 }
 
-func newHouse(log *zap.Logger, reg prometheus.Registerer, st store.Admin, keepFor time.Duration) *house {
-	return &house{log: log, store: st, keepFor: keepFor, ledger: newLedger(reg)}
+func newHouse(log *zap.Logger, reg prometheus.Registerer, st store.Admin, cfg *Config) *house {
+	return &house{log: log, store: st, outcomes: cfg.OutcomeRetention, history: cfg.HistoryRetention, ledger: newLedger(reg)}
 }
 
-// keep reads the ledger and purges old verdicts until ctx ends.
+// keep reads the ledger and keeps the store's house until ctx ends.
 func (h *house) keep(ctx context.Context) {
-	ledger, purge := time.NewTicker(ledgerEvery), time.NewTicker(purgeEvery)
+	ledger, house := time.NewTicker(ledgerEvery), time.NewTicker(houseEvery)
 	defer ledger.Stop()
-	defer purge.Stop()
+	defer house.Stop()
+	h.task(ctx, "prepare", h.prepare)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ledger.C:
 			h.task(ctx, "ledger", h.readLedger)
-		case <-purge.C:
+		case <-house.C:
+			h.task(ctx, "prepare", h.prepare)
 			h.task(ctx, "purge", h.purge)
+			h.task(ctx, "retire", h.retire)
 		}
 	}
 }
@@ -99,6 +109,38 @@ func (h *house) readLedger(ctx context.Context) error {
 	return err
 }
 
+func (h *house) prepare(ctx context.Context) error {
+	return h.store.Prepare(ctx, time.Now().UnixMilli())
+}
+
+// purge goes by the time of the records: a partition that is days behind will
+// see repeats of what was decided days before that.
 func (h *house) purge(ctx context.Context) error {
-	return h.store.Purge(ctx, time.Now().Add(-h.keepFor).UnixMilli())
+	states, err := h.store.Partitions(ctx)
+	if err != nil {
+		return err
+	}
+	return h.store.Purge(ctx, recordTime(states, time.Now()).Add(-h.outcomes).UnixMilli())
+}
+
+// recordTime is the time that every partition has reached. One without any
+// verdict has none to lose.
+func recordTime(states []store.PartitionState, now time.Time) time.Time {
+	oldest := now
+	for i := range states {
+		if ts := states[i].AppliedTS; ts > 0 && ts < oldest.UnixMilli() {
+			oldest = time.UnixMilli(ts)
+		}
+	}
+	if limit := now.Add(-longestLag); oldest.Before(limit) {
+		return limit
+	}
+	return oldest
+}
+
+func (h *house) retire(ctx context.Context) error {
+	if h.history == 0 {
+		return nil
+	}
+	return h.store.Retire(ctx, time.Now().Add(-h.history).UnixMilli())
 }

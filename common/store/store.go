@@ -37,7 +37,9 @@ type PartitionState struct {
 	record.PartitionID
 	Epoch   int64
 	Applied int64
-	TopicID string // of the topic that Applied counts in; "" before the first claim
+	// AppliedTS is the record time (ms) of the newest verdict, 0 before the first.
+	AppliedTS int64
+	TopicID   string // of the topic that Applied counts in; "" before the first claim
 	Counts
 }
 
@@ -57,7 +59,7 @@ type Conversation struct {
 	ID      int64
 	Conv    wire.ConvID
 	MaxSeq  int64
-	MinSeq  int64 // oldest seq still kept; 1 for a new conversation
+	MinSeq  int64 // oldest seq still kept; 1 for a new conversation; a turn can only raise it
 	LastTS  int64 // ms of the newest record; the next one's is greater
 	LastMsg int64 // seq of the newest row that is a message, not an update; 0: none
 	Group   *Group
@@ -308,7 +310,17 @@ type Admin interface {
 	// partitions a topic has, which of them are here) at the first call, and
 	// refuses another value of a name that is stored, with ErrLayout.
 	CheckLayout(ctx context.Context, layout map[string]string) error
-	// Purge deletes outcomes and refusals older than before (ms).
+	// Prepare makes room for the months and days of now (ms) and after; it is
+	// called every hour or so. Without it rows are taken all the same, but
+	// neither Purge nor Retire can tell them apart by day and month.
+	Prepare(ctx context.Context, now int64) error
+	// Retire removes the messages of months (UTC) that ended before a time (ms),
+	// and raises MinSeq of their conversations beyond them. A month that was not
+	// prepared goes with a later one.
+	Retire(ctx context.Context, before int64) error
+	// Purge deletes outcomes of days (UTC, of record time) that ended before a
+	// time (ms), and refusals that are older. A day that was not prepared goes
+	// with a later one.
 	Purge(ctx context.Context, before int64) error
 	// Ping says whether the store answers.
 	Ping(ctx context.Context) error

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/starling-im/starling/common/record"
 )
 
 // ErrLayout is returned by CheckLayout for a layout that is not the one the
@@ -70,6 +72,18 @@ func (t *Turn) Check() error {
 		return &DeterministicError{Err: c.err}
 	}
 	return nil
+}
+
+// LastVerdict is the record time (ms) of the newest outcome of a partition, 0
+// if there is none. Every implementation of Commit keeps the greatest.
+func (t *Turn) LastVerdict(p record.PartitionID) int64 {
+	var last int64
+	for i := range t.Outcomes {
+		if o := &t.Outcomes[i]; o.Partition == p {
+			last = max(last, o.TS)
+		}
+	}
+	return last
 }
 
 type checker struct {

@@ -75,7 +75,7 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	for _, t := range topics {
 		layout[t.Name] = int32(t.Partitions)
 	}
-	list, err := openShards(ctx, &cfg, layout)
+	list, err := openShards(ctx, &cfg, env, layout)
 	if err != nil {
 		return nil, err
 	}

@@ -8,12 +8,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"sync"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/starling-im/starling/common/config"
+	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/store/sqlstore"
+	"github.com/starling-im/starling/internal/process"
 )
 
 // shardEntry is one element of the list in mysql.shards.
@@ -39,6 +46,9 @@ func (c *Config) ShardList() ([]Shard, error) {
 	}
 	if c.MySQL.DSN.Reveal() != "" {
 		return nil, errors.New("mysql.shards: mysql.dsn is set too; take one of them away")
+	}
+	if c.MySQL.ReplicaDSN.Reveal() != "" {
+		return nil, errors.New("mysql.shards: mysql.replica-dsn is set too; give each shard of the list its replica")
 	}
 	list, err := c.readShards()
 	if err != nil {
@@ -90,10 +100,7 @@ func (e *shardEntry) shard(all sqlstore.Config) (Shard, error) {
 	s := Shard{Name: e.Name, Holds: make(shards.Partitions), MySQL: all}
 	var replica config.Secret
 	errs := []error{keyed("dsn", s.MySQL.DSN.Set(e.DSN)), keyed("replica", replica.Set(e.Replica))}
-	if replica.Reveal() != "" {
-		// This is the place to hand the replica on to the shard's settings.
-		errs = append(errs, errors.New("replica: not read from yet; take it away"))
-	}
+	s.MySQL.ReplicaDSN = replica
 	for topic, numbers := range e.Partitions {
 		var err error
 		s.Holds[topic], err = shards.ParseNumbers(numbers)
@@ -126,9 +133,13 @@ func mapOf(list []Shard) []shards.Shard {
 	return out
 }
 
-// openShards connects to all shards and checks that each was made for what it
-// is to hold. What it opened is closed after an error.
-func openShards(ctx context.Context, cfg *Config, layout map[string]int32) (_ []shards.Shard, err error) {
+// checkTime is what a shard gets to answer at the start of a process.
+const checkTime = 10 * time.Second
+
+// openShards makes the stores of all shards and checks them. One that does not
+// answer is no reason not to begin, where there are others: whoever uses it asks
+// Check first. What was opened is closed after an error.
+func openShards(ctx context.Context, cfg *Config, env *process.Env, layout map[string]int32) (_ []shards.Shard, err error) {
 	settings, err := cfg.ShardList()
 	if err != nil {
 		return nil, err
@@ -140,19 +151,55 @@ func openShards(ctx context.Context, cfg *Config, layout map[string]int32) (_ []
 		}
 	}()
 	for i := range settings {
-		st, err := sqlstore.Open(ctx, settings[i].MySQL)
+		reg := prometheus.Registerer(env.Metrics)
+		if len(settings) > 1 {
+			reg = prometheus.WrapRegistererWith(prometheus.Labels{"shard": list[i].Name}, reg)
+		}
+		st, err := sqlstore.New(settings[i].MySQL, reg)
 		if err != nil {
-			return nil, fmt.Errorf("open the store: shard %s: %w", settings[i].Name, err)
+			return nil, fmt.Errorf("open the store: shard %s: %w", list[i].Name, err)
 		}
 		list[i].Store = st
-		list[i].Check = func(ctx context.Context) error { return shards.CheckLayout(ctx, list, i, layout) }
+		list[i].Check = shards.Once(func(ctx context.Context) error {
+			if err := st.Check(ctx); err != nil {
+				return err //nolint:wrapcheck // says what was tried
+			}
+			return shards.CheckLayout(ctx, list, i, layout) //nolint:wrapcheck // says what was tried
+		})
 	}
+	return list, checkShards(ctx, env.Log, list)
+}
+
+// checkShards checks all at once. It fails for what a person has to put right,
+// and if no shard answers.
+func checkShards(ctx context.Context, log *zap.Logger, list []shards.Shard) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	errs := make([]error, len(list))
+	var wg sync.WaitGroup
 	for i := range list {
-		if err := list[i].Check(ctx); err != nil {
-			return nil, fmt.Errorf("compare the partitions of log and store: %w", err)
+		wg.Go(func() { errs[i] = keyed("shard "+list[i].Name, list[i].Check(ctx)) })
+	}
+	wg.Wait()
+	if !slices.Contains(errs, nil) || slices.ContainsFunc(errs, refused) {
+		return fmt.Errorf("check the store: %w", errors.Join(errs...))
+	}
+	for _, err := range errs {
+		if err != nil {
+			log.Error("beginning without a shard: what it holds waits", zap.Error(err))
 		}
 	}
-	return list, nil
+	return nil
+}
+
+// refused says whether no waiting cures an error.
+func refused(err error) bool {
+	for _, target := range []error{sqlstore.ErrRefused, sqlstore.ErrSchemaOld, sqlstore.ErrSchemaNew, store.ErrLayout} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
 }
 
 func closeShards(list []shards.Shard) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/starling-im/starling/common/store"
 )
@@ -97,11 +98,38 @@ func (s *Store) CheckLayout(ctx context.Context, layout map[string]string) error
 	})
 }
 
-// Purge deletes what is older.
+// Prepare has nothing to do.
+func (s *Store) Prepare(ctx context.Context, _ int64) error {
+	return s.do(ctx, "Prepare", func() error { return nil })
+}
+
+// Retire removes the beginnings of conversations.
+func (s *Store) Retire(ctx context.Context, before int64) error {
+	t := time.UnixMilli(before).UTC()
+	bound := time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+	return s.do(ctx, "Retire", func() error {
+		for _, c := range s.byID {
+			c.rows = slices.DeleteFunc(c.rows, func(r store.Row) bool {
+				if r.TS >= bound {
+					return false
+				}
+				c.MinSeq = max(c.MinSeq, r.Seq+1)
+				if r.Kind == store.KindMessage {
+					delete(c.ids, r.ID)
+				}
+				return true
+			})
+		}
+		return nil
+	})
+}
+
+// Purge deletes the outcomes of days, and refusals, that are older.
 func (s *Store) Purge(ctx context.Context, before int64) error {
+	day := before / store.DayMS
 	return s.do(ctx, "Purge", func() error {
 		for k, days := range s.outcomes {
-			days = slices.DeleteFunc(days, func(o store.Outcome) bool { return o.TS < before })
+			days = slices.DeleteFunc(days, func(o store.Outcome) bool { return o.TS/store.DayMS < day })
 			if len(days) == 0 {
 				delete(s.outcomes, k)
 			} else {
@@ -109,7 +137,7 @@ func (s *Store) Purge(ctx context.Context, before int64) error {
 			}
 		}
 		for k, o := range s.verdicts {
-			if o.TS < before {
+			if o.TS/store.DayMS < day {
 				delete(s.verdicts, k)
 			}
 		}

@@ -137,6 +137,7 @@ func (s *Store) applyLocked(t *store.Turn) map[*store.Conversation]int64 {
 		p := &t.Partitions[i]
 		st := s.partitions[p.PartitionID]
 		st.Applied = p.To
+		st.AppliedTS = max(st.AppliedTS, t.LastVerdict(p.PartitionID))
 		st.Stored += p.Add.Stored
 		st.Updates += p.Add.Updates
 		st.Commands += p.Add.Commands
@@ -202,8 +203,9 @@ func (s *Store) putHeadLocked(head *store.Conversation, id int64) {
 		s.byID[id] = c
 		s.convs[head.Conv] = c
 	}
+	kept := c.MinSeq
 	c.Conversation = *cloneHead(head)
-	c.ID = id
+	c.ID, c.MinSeq = id, max(kept, c.MinSeq)
 }
 
 func (s *Store) putMemberLocked(c *conversation, m store.Member) {

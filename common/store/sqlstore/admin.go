@@ -24,7 +24,7 @@ func (s *Store) metaSQL() string {
 // setMeta stores a value where there is none.
 func (s *Store) setMeta(ctx context.Context, name, value string) error {
 	set := []statement{{sql: s.metaSQL(), args: []any{name, value}}}
-	if err := s.transact(ctx, nil, nil, func(txn) ([]statement, error) { return set, nil }); err != nil {
+	if err := s.write(ctx, set); err != nil {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
 	return nil
@@ -66,11 +66,13 @@ func (s *Store) CheckLayout(ctx context.Context, layout map[string]string) error
 	}
 	// Written after the check, and checked again: another process may have
 	// been first.
-	err := s.transact(ctx, reads, check, func(t txn) ([]statement, error) {
-		if err := t.exec(ctx, writes); err != nil {
-			return nil, err
-		}
-		return nil, t.query(ctx, reads, check)
+	err := s.retry(ctx, func() error {
+		return s.transact(ctx, reads, check, func(t txn) ([]statement, error) {
+			if err := t.exec(ctx, writes); err != nil {
+				return nil, err
+			}
+			return nil, t.query(ctx, reads, check)
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("check the layout: %w", err)
@@ -100,7 +102,10 @@ var errTaken = errors.New("worker id was taken by another process")
 // unused for longest.
 func (s *Store) LeaseWorker(ctx context.Context, owner string, now, until int64) (id int, lastUsed int64, err error) {
 	for range 8 {
-		id, lastUsed, err = s.leaseWorker(ctx, owner, now, until)
+		err = s.retry(ctx, func() (err error) {
+			id, lastUsed, err = s.leaseWorker(ctx, owner, now, until)
+			return err
+		})
 		var dup *store.DeterministicError
 		if !errors.Is(err, errTaken) && !errors.As(err, &dup) {
 			break
@@ -183,6 +188,10 @@ func (s *Store) ReleaseWorker(ctx context.Context, worker int, owner string, las
 
 // changeLease changes what the owner still has, else it is ErrFenced.
 func (s *Store) changeLease(ctx context.Context, worker int, owner string, change func(l lease) lease) error {
+	return s.retry(ctx, func() error { return s.changeLeaseOnce(ctx, worker, owner, change) })
+}
+
+func (s *Store) changeLeaseOnce(ctx context.Context, worker int, owner string, change func(l lease) lease) error {
 	var have []lease
 	read := []statement{{sql: "SELECT owner, until_ms FROM workers WHERE id = ?" + s.d.lock, args: []any{worker}}}
 	scan := func(r *sql.Rows) error {
@@ -198,38 +207,4 @@ func (s *Store) changeLease(ctx context.Context, worker int, owner string, chang
 		l := change(have[0])
 		return []statement{{sql: "UPDATE workers SET owner = ?, until_ms = ? WHERE id = ?", args: []any{l.owner, l.until, worker}}}, nil
 	})
-}
-
-// Purge deletes what is older, a thousand rows at a time, so that a turn waits
-// for no more than that.
-func (s *Store) Purge(ctx context.Context, before int64) error {
-	for _, t := range []struct{ name, key string }{
-		{"outcomes", "conv, sender, client_id, day"}, {"refusals", "user, id"},
-	} {
-		for {
-			n, err := s.purge(ctx, s.d.purge(t.name, t.key), before)
-			if err != nil {
-				return fmt.Errorf("purge %s: %w", t.name, err)
-			}
-			if n < purgeRows {
-				break
-			}
-		}
-	}
-	return nil
-}
-
-func (s *Store) purge(ctx context.Context, text string, before int64) (n int64, err error) {
-	if s.writer == nil {
-		res, err := s.read.db.ExecContext(ctx, text, before)
-		if err != nil {
-			return 0, err //nolint:wrapcheck // told by the caller
-		}
-		return res.RowsAffected() //nolint:wrapcheck // told by the caller
-	}
-	err = s.transact(ctx, []statement{{sql: text, args: []any{before}}}, nil, func(t txn) ([]statement, error) {
-		count := []statement{{sql: "SELECT changes()"}}
-		return nil, t.query(ctx, count, func(r *sql.Rows) error { return r.Scan(&n) })
-	})
-	return n, err
 }

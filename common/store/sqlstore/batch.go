@@ -7,8 +7,9 @@ import (
 
 // batch collects the statements of a transaction.
 type batch struct {
-	d    *dialect
-	list []statement
+	d     *dialect
+	limit int // bytes of one statement; 0: any
+	list  []statement
 }
 
 // add appends one statement.
@@ -21,11 +22,19 @@ func (b *batch) insert(t *table, n int, args func(dst []any, i int) []any) {
 	for i := 0; i < n; {
 		size := fit(b.d.sizes, n-i)
 		dst := make([]any, 0, size*t.cols)
-		for range size {
-			dst = args(dst, i)
-			i++
+		rows := 0
+		for bytes := len(t.head) + len(t.tail); rows < size; rows++ {
+			dst = args(dst, i+rows)
+			if b.limit > 0 {
+				bytes += len(t.row) + 1 + weigh(dst[rows*t.cols:])
+				if rows > 0 && bytes > b.limit {
+					break
+				}
+			}
 		}
-		b.add(t.sql(size), dst...)
+		rows = fit(b.d.sizes, rows)
+		b.add(t.sql(rows), dst[:rows*t.cols]...)
+		i += rows
 	}
 }
 
@@ -66,4 +75,33 @@ func anyOf[K any](terms []int, head, term, tail string, keys []K, before, after 
 		})
 	}
 	return list
+}
+
+// weigh returns the bytes that arguments take in the text of a statement, at
+// most.
+func weigh(args []any) int {
+	n := 0
+	for _, a := range args {
+		switch v := a.(type) {
+		case string:
+			n += quoted(v)
+		case []byte:
+			n += quoted(v)
+		default:
+			n += 20 // digits of an int64 and its sign
+		}
+	}
+	return n
+}
+
+// quoted counts _binary, the quotes and what the driver puts a backslash before.
+func quoted[T string | []byte](v T) int {
+	n := len(v) + len("_binary''")
+	for i := range len(v) {
+		switch v[i] {
+		case 0, '\n', '\r', 0x1a, '\'', '"', '\\':
+			n++
+		}
+	}
+	return n
 }

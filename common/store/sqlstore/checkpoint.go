@@ -3,7 +3,6 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"sync"
 )
@@ -58,5 +57,5 @@ func (c *checkpointer) due() {
 func (c *checkpointer) close() error {
 	c.done()
 	c.run.Wait()
-	return errors.Join(c.failed, c.db.Close())
+	return c.failed
 }

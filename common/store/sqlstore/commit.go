@@ -18,15 +18,10 @@ func (s *Store) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 	if err := t.Check(); err != nil {
 		return nil, fmt.Errorf("commit a turn: %w", err)
 	}
-	c := commit{s: s, t: t, ids: make(map[*store.Conversation]int64)}
-	err := s.transact(ctx, c.guards(), c.scanGuard, func(tx txn) ([]statement, error) {
-		if c.check(); len(c.fenced) > 0 {
-			return nil, errNothing
-		}
-		if err := c.begin(ctx, tx); err != nil {
-			return nil, err
-		}
-		return c.statements(), nil
+	var c commit
+	err := s.retry(ctx, func() error {
+		c = commit{s: s, t: t, ids: make(map[*store.Conversation]int64)}
+		return c.try(ctx)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("commit a turn: %w", err)
@@ -40,13 +35,25 @@ func (s *Store) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 	return nil, nil
 }
 
-// commit is one call of Commit.
+// commit is one attempt of Commit.
 type commit struct {
 	s      *Store
 	t      *store.Turn
 	rows   []guard
 	fenced []record.PartitionID
 	ids    map[*store.Conversation]int64 // of new conversations
+}
+
+func (c *commit) try(ctx context.Context) error {
+	return c.s.transact(ctx, c.guards(), c.scanGuard, func(tx txn) ([]statement, error) {
+		if c.check(); len(c.fenced) > 0 {
+			return nil, errNothing
+		}
+		if err := c.begin(ctx, tx); err != nil {
+			return nil, err
+		}
+		return c.statements(), nil
+	})
 }
 
 type guard struct {
@@ -105,7 +112,7 @@ func (c *commit) begin(ctx context.Context, tx txn) error {
 	if len(list) == 0 {
 		return nil
 	}
-	b := batch{d: c.s.d}
+	b := c.s.newBatch()
 	b.insert(c.s.t.fresh, len(list), func(dst []any, i int) []any { return headArgs(dst, list[i]) })
 	ids := anyOf(c.s.d.terms, "SELECT id, conv FROM conversations WHERE", "conv = ?", "", list, nil, nil,
 		func(dst []any, conv *store.Conversation) []any { return append(dst, string(conv.Conv)) })
@@ -132,12 +139,12 @@ func (c *commit) id(conv *store.Conversation) int64 { return cmp.Or(conv.ID, c.i
 // statements is everything but new heads, in the order that lets a change of a
 // row follow its insert.
 func (c *commit) statements() []statement {
-	b := batch{d: c.s.d}
+	b := c.s.newBatch()
 	for i := range c.t.Partitions {
 		p := &c.t.Partitions[i]
-		b.add("UPDATE log_partitions SET applied = ?, stored = stored + ?, updates = updates + ?, commands = commands + ?,"+
+		b.add("UPDATE log_partitions SET applied = ?, applied_ts = "+c.s.d.greatest+"(applied_ts, ?), `stored` = `stored` + ?, updates = updates + ?, commands = commands + ?,"+
 			" repeats = repeats + ?, refused = refused + ?, set_aside = set_aside + ? WHERE topic = ? AND number = ?",
-			p.To, p.Add.Stored, p.Add.Updates, p.Add.Commands, p.Add.Repeats, p.Add.Refused, p.Add.SetAside, p.Topic, int64(p.Number))
+			p.To, c.t.LastVerdict(p.PartitionID), p.Add.Stored, p.Add.Updates, p.Add.Commands, p.Add.Repeats, p.Add.Refused, p.Add.SetAside, p.Topic, int64(p.Number))
 	}
 	var heads []*store.Conversation
 	for _, conv := range c.t.Conversations {

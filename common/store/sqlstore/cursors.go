@@ -67,14 +67,14 @@ func (s *Store) MoveCursors(ctx context.Context, list []store.CursorMove) ([]sto
 		return nil, fmt.Errorf("read cursors: %w", err)
 	}
 	m.apply(list)
-	b := batch{d: s.d}
+	b := s.newBatch()
 	grown := m.grown()
 	b.insert(s.t.cursors, len(grown), func(dst []any, i int) []any {
 		c := grown[i]
 		return append(dst, c.conv, string(c.user), string(c.device), c.delivered, c.read)
 	})
 	if len(b.list) > 0 {
-		if err := s.transact(ctx, nil, nil, func(txn) ([]statement, error) { return b.list, nil }); err != nil {
+		if err := s.write(ctx, b.list); err != nil {
 			return nil, fmt.Errorf("move cursors: %w", err)
 		}
 	}

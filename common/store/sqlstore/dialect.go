@@ -14,11 +14,12 @@ import (
 
 // dialect is all that differs between the databases.
 type dialect struct {
-	name   string
-	insert string                       // head of an INSERT
-	upsert func(key, set string) string // tail of an INSERT; set: names, or name=expression
-	newer  func(col string) string      // the greater of a column's old and new value
-	fill   func(col string) string      // a column's old value, or the new one where that is empty
+	name     string
+	insert   string                       // head of an INSERT
+	upsert   func(key, set string) string // tail of an INSERT; set: names, or name=expression
+	greatest string                       // of two values, as a function
+	newer    func(col string) string      // the greater of a column's old and new value
+	fill     func(col string) string      // a column's old value, or the new one where that is empty
 	// sizes are the numbers of rows in one INSERT, descending, ending in 1. The
 	// fewer there are, the fewer statements are kept prepared.
 	sizes []int
@@ -45,7 +46,8 @@ func sqliteDialect() *dialect {
 		upsert: func(key, set string) string {
 			return " ON CONFLICT (" + key + ") DO UPDATE SET " + assign(set, func(col string) string { return "excluded." + col })
 		},
-		newer: func(col string) string { return "max(" + col + ",excluded." + col + ")" },
+		greatest: "max",
+		newer:    func(col string) string { return "max(" + col + ",excluded." + col + ")" },
 		fill: func(col string) string {
 			return "CASE WHEN log_partitions." + col + "='' THEN excluded." + col + " ELSE log_partitions." + col + " END"
 		},
@@ -76,6 +78,7 @@ func mysqlDialect() *dialect {
 		upsert: func(_, set string) string {
 			return " ON DUPLICATE KEY UPDATE " + assign(set, func(col string) string { return "VALUES(" + col + ")" })
 		},
+		greatest:   "GREATEST",
 		newer:      func(col string) string { return "GREATEST(" + col + ",VALUES(" + col + "))" },
 		fill:       func(col string) string { return "IF(" + col + "='',VALUES(" + col + ")," + col + ")" },
 		sizes:      []int{256, 64, 16, 4, 1},
@@ -168,10 +171,17 @@ const (
 	cursorCols  = "conv_id, user, device, delivered, read_seq"
 )
 
+// headSet is all but the conversation's id. The machine writes min_seq from
+// memory, while housekeeping raises it.
+func headSet(d *dialect) string {
+	set := strings.TrimPrefix(headCols, "conv, ")
+	return strings.Replace(set, "min_seq", "min_seq="+d.newer("min_seq"), 1)
+}
+
 func newTables(d *dialect) *tables {
 	return &tables{
 		fresh:    newTable(d, "conversations", headCols, ""),
-		heads:    newTable(d, "conversations", "id, "+headCols, d.upsert("id", headCols[len("conv, "):])),
+		heads:    newTable(d, "conversations", "id, "+headCols, d.upsert("id", headSet(d))),
 		members:  newTable(d, "members", "conv_id, "+memberCols, d.upsert("conv_id, user, joined_seq", "role, left_seq, muted_until")),
 		messages: newTable(d, "messages", "conv_id, month, "+rowCols, ""),
 		outcomes: newTable(d, "outcomes", "day, "+outcomeCols, ""),

@@ -12,11 +12,12 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-const partitionCols = "topic, number, epoch, applied, topic_id, stored, updates, commands, repeats, refused, set_aside, first_offset"
+// partitionCols quotes a word that MySQL reserves; the others take that, too.
+const partitionCols = "topic, number, epoch, applied, topic_id, `stored`, updates, commands, repeats, refused, set_aside, first_offset, applied_ts"
 
 func scanPartition(r *sql.Rows) (p store.PartitionState, err error) {
 	err = r.Scan(&p.Topic, &p.Number, &p.Epoch, &p.Applied, &p.TopicID,
-		&p.Stored, &p.Updates, &p.Commands, &p.Repeats, &p.Refused, &p.SetAside, &p.First)
+		&p.Stored, &p.Updates, &p.Commands, &p.Repeats, &p.Refused, &p.SetAside, &p.First, &p.AppliedTS)
 	return p, err //nolint:wrapcheck // callers say what they tried
 }
 
@@ -54,7 +55,7 @@ func one[T any](ctx context.Context, s *Store, st statement, scan func(r *sql.Ro
 func (s *Store) Claim(ctx context.Context, p record.PartitionID, topicID string, first int64) (store.PartitionState, error) {
 	var st store.PartitionState
 	claim := statement{
-		sql: "INSERT INTO log_partitions (" + partitionCols + ") VALUES (?, ?, 1, -1, ?, 0, 0, 0, 0, 0, 0, ?)" +
+		sql: "INSERT INTO log_partitions (" + partitionCols + ") VALUES (?, ?, 1, -1, ?, 0, 0, 0, 0, 0, 0, ?, 0)" +
 			s.d.upsert("topic, number", "epoch=log_partitions.epoch + 1, topic_id="+s.d.fill("topic_id")),
 		args: []any{p.Topic, int64(p.Number), topicID, first},
 	}
@@ -62,10 +63,12 @@ func (s *Store) Claim(ctx context.Context, p record.PartitionID, topicID string,
 		sql:  "SELECT " + partitionCols + " FROM log_partitions WHERE topic = ? AND number = ?",
 		args: []any{p.Topic, int64(p.Number)},
 	}
-	err := s.transact(ctx, []statement{claim}, nil, func(t txn) ([]statement, error) {
-		return nil, t.query(ctx, []statement{read}, func(r *sql.Rows) (err error) {
-			st, err = scanPartition(r)
-			return err
+	err := s.retry(ctx, func() error {
+		return s.transact(ctx, []statement{claim}, nil, func(t txn) ([]statement, error) {
+			return nil, t.query(ctx, []statement{read}, func(r *sql.Rows) (err error) {
+				st, err = scanPartition(r)
+				return err
+			})
 		})
 	})
 	if err != nil {

@@ -89,30 +89,32 @@ func spans(intervals []store.Member, from, to int64) []span {
 	return out
 }
 
-// seen returns the id of a conversation and what u may see of (after, to] in it.
-func (s *Store) seen(ctx context.Context, u wire.UserID, conv wire.ConvID, after, to int64) (id int64, _ []span, err error) {
+// seen returns a conversation's id, MaxSeq and MinSeq, and what u may see of
+// (after, to] in it.
+func (s *Store) seen(ctx context.Context, u wire.UserID, conv wire.ConvID, after, to int64) (*store.Conversation, []span, error) {
+	c := &store.Conversation{Conv: conv}
 	if after >= to { // also keeps after + 1 below from running over
-		return 0, nil, nil
+		return c, nil, nil
 	}
 	intervals, err := all(ctx, s, []statement{{
-		sql: "SELECT c.id, m.joined_seq, m.left_seq FROM conversations c JOIN members m ON m.conv_id = c.id" +
+		sql: "SELECT c.id, c.max_seq, c.min_seq, m.joined_seq, m.left_seq FROM conversations c JOIN members m ON m.conv_id = c.id" +
 			" WHERE c.conv = ? AND m.user = ? ORDER BY m.joined_seq",
 		args: []any{string(conv), string(u)},
 	}}, func(r *sql.Rows) (m store.Member, err error) {
-		err = r.Scan(&id, &m.JoinedSeq, &m.LeftSeq)
+		err = r.Scan(&c.ID, &c.MaxSeq, &c.MinSeq, &m.JoinedSeq, &m.LeftSeq)
 		return m, err //nolint:wrapcheck // told below
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("read a user's intervals: %w", err)
+		return nil, nil, fmt.Errorf("read a user's intervals: %w", err)
 	}
-	return id, spans(intervals, after+1, to), nil
+	return c, spans(intervals, after+1, to), nil
 }
 
 // Timeline returns what u may see of (after, upto].
 func (s *Store) Timeline(
 	ctx context.Context, u wire.UserID, conv wire.ConvID, after, upto int64, limit int, bodies bool,
 ) ([]store.Row, error) {
-	id, ranges, err := s.seen(ctx, u, conv, after, upto)
+	c, ranges, err := s.seen(ctx, u, conv, after, upto)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +125,7 @@ func (s *Store) Timeline(
 		}
 		part, err := all(ctx, s, []statement{{
 			sql:  "SELECT " + rowColumns(bodies) + " FROM messages WHERE conv_id = ? AND seq >= ? AND seq <= ? ORDER BY seq LIMIT ?",
-			args: []any{id, r.from, r.to, limit - len(out)},
+			args: []any{c.ID, r.from, r.to, limit - len(out)},
 		}}, scanRow)
 		if err != nil {
 			return nil, fmt.Errorf("read a timeline: %w", err)
@@ -133,18 +135,34 @@ func (s *Store) Timeline(
 	return out, nil
 }
 
-// History returns messages that u may see.
+// History returns messages that u may see: who they are and how far they see
+// from the primary, the rows from the replica where it has them all.
 func (s *Store) History(ctx context.Context, u wire.UserID, conv wire.ConvID, after, before int64, limit int) ([]store.Row, error) {
 	to := before - 1
 	if before == 0 {
 		to = 1<<63 - 1
 	}
-	id, ranges, err := s.seen(ctx, u, conv, after, to)
+	c, ranges, err := s.seen(ctx, u, conv, after, to)
 	if err != nil {
 		return nil, err
 	}
+	read := func(query reading) ([]store.Row, error) { return page(ctx, query, c.ID, ranges, after == 0, limit) }
+	out, ok := s.fromReplica(ctx, c, read)
+	if !ok {
+		out, err = read(func(ctx context.Context, st statement) ([]store.Row, error) {
+			return all(ctx, s, []statement{st}, scanRow)
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	return out, nil
+}
+
+// page reads messages of ranges, ascending: the newest limit, or the oldest.
+func page(ctx context.Context, query reading, id int64, ranges []span, newest bool, limit int) ([]store.Row, error) {
 	order := " ORDER BY seq LIMIT ?"
-	newest := after == 0
+	ranges = slices.Clone(ranges)
 	if newest {
 		order = " ORDER BY seq DESC LIMIT ?"
 		slices.Reverse(ranges)
@@ -154,12 +172,12 @@ func (s *Store) History(ctx context.Context, u wire.UserID, conv wire.ConvID, af
 		if len(out) >= limit {
 			break
 		}
-		part, err := all(ctx, s, []statement{{
+		part, err := query(ctx, statement{
 			sql:  "SELECT " + rowCols + " FROM messages WHERE conv_id = ? AND seq >= ? AND seq <= ? AND kind = 1" + order,
 			args: []any{id, r.from, r.to, limit - len(out)},
-		}}, scanRow)
+		})
 		if err != nil {
-			return nil, fmt.Errorf("read history: %w", err)
+			return nil, err
 		}
 		out = append(out, part...)
 	}

@@ -76,6 +76,9 @@ func mysqlConfig(tb testing.TB) sqlstore.Config {
 	tb.Helper()
 	dsn := os.Getenv("STARLING_TEST_MYSQL_DSN")
 	if dsn == "" {
+		if os.Getenv("STARLING_TEST_REAL") == "1" {
+			tb.Fatal("STARLING_TEST_MYSQL_DSN is not set")
+		}
 		tb.Skip("STARLING_TEST_MYSQL_DSN is not set")
 	}
 	return sqlstore.Config{Driver: sqlstore.DriverMySQL, DSN: config.NewSecret(dsn)}

@@ -3,10 +3,8 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 )
 
@@ -18,9 +16,6 @@ type statement struct {
 
 // errNothing ends a transaction without a commit and without an error.
 var errNothing = errors.New("nothing to commit")
-
-// packet bounds the bytes of statements that are sent together.
-const packet = 4 << 20
 
 // pool reads; it keeps statements prepared where that saves work.
 type pool struct {
@@ -126,6 +121,13 @@ func (s *Store) transact(
 	return s.d.judge(t.commit(ctx, list))
 }
 
+// write commits statements, again if they lost against others.
+func (s *Store) write(ctx context.Context, list []statement) error {
+	return s.retry(ctx, func() error {
+		return s.transact(ctx, nil, nil, func(txn) ([]statement, error) { return list, nil })
+	})
+}
+
 func (s *Store) begin(ctx context.Context, first []statement, scan func(r *sql.Rows) error) (txn, error) {
 	var t txn
 	var err error
@@ -144,20 +146,12 @@ func (s *Store) begin(ctx context.Context, first []statement, scan func(r *sql.R
 	}
 	if err != nil {
 		t.rollback(ctx)
+		if lost(err) {
+			err = fmt.Errorf("%w: %w", errBeforeCommit, err)
+		}
 		return nil, err
 	}
 	return t, nil
-}
-
-func (s *Store) beginMySQL(ctx context.Context, first []statement) (txn, []statement, error) {
-	conn, err := s.read.db.Conn(ctx)
-	if err != nil {
-		return nil, nil, err //nolint:wrapcheck // the caller says what it tried
-	}
-	return &mysqlTxn{d: s.d, conn: conn}, append([]statement{
-		{sql: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"},
-		{sql: "START TRANSACTION"},
-	}, first...), nil
 }
 
 // writer is the one connection that writes SQLite. It is its own txn, held by
@@ -166,8 +160,9 @@ type writer struct {
 	db    *sql.DB
 	token chan struct{} // capacity 1; full: taken
 
-	check *checkpointer
-	pages int // written since the last checkpoint, roughly
+	log   *sql.DB       // the checkpointer's
+	check *checkpointer // made at the first write
+	pages int           // written since the last checkpoint, roughly
 
 	conn  *sql.Conn // taken at the first write, kept
 	stmts map[string]*sql.Stmt
@@ -196,6 +191,7 @@ func (w *writer) open(ctx context.Context) error {
 			return err //nolint:wrapcheck // the caller says what it tried
 		}
 		w.conn, w.stmts = conn, make(map[string]*sql.Stmt)
+		w.check = newCheckpointer(ctx, w.log)
 	}
 	return w.exec(ctx, []statement{{sql: "BEGIN IMMEDIATE"}})
 }
@@ -272,7 +268,10 @@ func (w *writer) rollback(ctx context.Context) {
 func (w *writer) close() error {
 	w.token <- struct{}{}
 	defer func() { <-w.token }()
-	errs := []error{w.check.close()}
+	errs := []error{}
+	if w.check != nil {
+		errs = append(errs, w.check.close())
+	}
 	for _, st := range w.stmts {
 		errs = append(errs, st.Close())
 	}
@@ -280,73 +279,5 @@ func (w *writer) close() error {
 		errs = append(errs, w.conn.Close())
 	}
 	w.conn, w.stmts = nil, nil
-	return errors.Join(append(errs, w.db.Close())...)
-}
-
-type mysqlTxn struct {
-	d    *dialect
-	conn *sql.Conn
-}
-
-// join makes one text of statements.
-func (t *mysqlTxn) join(list []statement) (string, []any) {
-	var text strings.Builder
-	var args []any
-	for i, st := range list {
-		if i > 0 {
-			text.WriteString(";")
-		}
-		text.WriteString(st.sql)
-		args = append(args, t.d.bind(st.args)...)
-	}
-	return text.String(), args
-}
-
-func (t *mysqlTxn) query(ctx context.Context, list []statement, scan func(r *sql.Rows) error) error {
-	text, args := t.join(list)
-	rows, err := t.conn.QueryContext(ctx, text, args...)
-	if err != nil {
-		return err //nolint:wrapcheck // callers say what they tried
-	}
-	return each(rows, scan)
-}
-
-func (t *mysqlTxn) exec(ctx context.Context, list []statement) error {
-	for len(list) > 0 {
-		n, size := 0, 0
-		for n < len(list) && (n == 0 || size < packet) {
-			for _, a := range list[n].args {
-				size += argSize(a)
-			}
-			n++
-		}
-		text, args := t.join(list[:n])
-		if _, err := t.conn.ExecContext(ctx, text, args...); err != nil {
-			return err //nolint:wrapcheck // callers say what they tried
-		}
-		list = list[n:]
-	}
-	return nil
-}
-
-func argSize(a any) int {
-	if s, ok := a.(string); ok {
-		return len(s)
-	}
-	return 8
-}
-
-func (t *mysqlTxn) commit(ctx context.Context, list []statement) error {
-	if err := t.exec(ctx, append(list, statement{sql: "COMMIT"})); err != nil {
-		t.rollback(ctx)
-		return err
-	}
-	return t.conn.Close()
-}
-
-// rollback ends the transaction with its connection: a failure is rare, and no
-// answer is needed.
-func (t *mysqlTxn) rollback(context.Context) {
-	_ = t.conn.Raw(func(any) error { return driver.ErrBadConn })
-	_ = t.conn.Close()
+	return errors.Join(append(errs, w.db.Close(), w.log.Close())...)
 }

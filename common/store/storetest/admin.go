@@ -4,29 +4,101 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
 
+// ahead is a time (ms) that no test's partitions of now reach, at the beginning
+// of a month and so of a day.
+func ahead() int64 {
+	now := time.Now().UTC()
+	return time.Date(now.Year()+1, now.Month(), 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+}
+
 func testPurge(f *fixture) {
 	t := f.t
+	const hour = store.DayMS / 24
+	day := ahead()
+	must(t, f.s.Prepare(t.Context(), day))
 	turn := &store.Turn{}
-	for i := range int64(1500) {
+	for i := range int64(72) {
 		key := store.OutcomeKey{Conv: "g:g", From: "a", ClientID: fmt.Sprint(i)}
-		turn.Outcomes = append(turn.Outcomes, store.Outcome{OutcomeKey: key, ID: wire.MsgID(i + 1), TS: base + i})
-		turn.Refusals = append(turn.Refusals, store.Refusal{User: "a", Refused: wire.Refused{ID: wire.MsgID(i + 1)}, TS: base + i})
+		turn.Outcomes = append(turn.Outcomes, store.Outcome{
+			OutcomeKey: key, Partition: f.p.PartitionID, ID: wire.MsgID(i + 1), TS: day + i*hour,
+		})
+		for n := range int64(20) {
+			turn.Refusals = append(turn.Refusals, store.Refusal{User: "a", Refused: wire.Refused{ID: wire.MsgID(1 + i*20 + n)}, TS: day + i*hour})
+		}
 	}
 	f.commit(t, turn)
-	must(t, f.s.Purge(t.Context(), base+1400))
-	_, err := f.s.Outcome(t.Context(), turn.Outcomes[1399].OutcomeKey)
-	notFound(t, "purged", err)
-	_, err = f.s.OutcomeByID(t.Context(), "a", turn.Outcomes[0].ID)
-	notFound(t, "purged, by id", err)
-	equal(t, "kept", got[store.Outcome](t)(f.s.Outcome(t.Context(), turn.Outcomes[1400].OutcomeKey)), turn.Outcomes[1400])
-	equal(t, "refusals kept", len(got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 5000))), 100)
-	must(t, f.s.Purge(t.Context(), base+1400))
+	equal(t, "the newest verdict's time", f.state(t).AppliedTS, day+71*hour)
+	for range 2 { // two days and a half: what the third day has stays
+		must(t, f.s.Purge(t.Context(), day+60*hour))
+		_, err := f.s.Outcome(t.Context(), turn.Outcomes[47].OutcomeKey)
+		notFound(t, "purged", err)
+		_, err = f.s.OutcomeByID(t.Context(), "a", turn.Outcomes[0].ID)
+		notFound(t, "purged, by id", err)
+		equal(t, "kept", got[store.Outcome](t)(f.s.Outcome(t.Context(), turn.Outcomes[48].OutcomeKey)), turn.Outcomes[48])
+		equal(t, "refusals kept", len(got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 5000))), 240)
+	}
+	f.commit(t, turn1(store.Outcome{OutcomeKey: turn.Outcomes[0].OutcomeKey, Partition: f.p.PartitionID, ID: 500, TS: day}))
+	equal(t, "a time does not go back", f.state(t).AppliedTS, day+71*hour)
+	equal(t, "of a day that was retired", got[store.Outcome](t)(f.s.Outcome(t.Context(), turn.Outcomes[0].OutcomeKey)).ID, wire.MsgID(500))
+}
+
+func turn1(o store.Outcome) *store.Turn { return &store.Turn{Outcomes: []store.Outcome{o}} }
+
+// testRetire has one conversation over three months, one in the first alone,
+// and one that begins in the third.
+func testRetire(f *fixture) {
+	t := f.t
+	first := time.UnixMilli(ahead()).UTC()
+	at := func(months int) int64 { return first.AddDate(0, months, 0).UnixMilli() }
+	must(t, f.s.Prepare(t.Context(), at(0)))
+	long := f.private(t, "a", "b", 0)
+	short, late := f.private(t, "a", "c", 0), f.private(t, "a", "d", 0)
+	add := func(c *store.Conversation, months, n int) {
+		turn := &store.Turn{Conversations: []*store.Conversation{c}}
+		for range n {
+			c.MaxSeq++
+			c.LastMsg, c.LastTS = c.MaxSeq, at(months)+c.MaxSeq
+			row := f.row(c.MaxSeq, "a", wire.TypeText, "text")
+			row.TS = c.LastTS
+			turn.Rows = append(turn.Rows, store.ConvRow{Conv: c, Row: row})
+		}
+		f.commit(t, turn)
+	}
+	add(long, 0, 1200)
+	add(long, 1, 3)
+	add(long, 2, 4)
+	add(short, 0, 2)
+	add(late, 2, 1)
+	check := func(what string, c *store.Conversation, minSeq int64, want ...int64) {
+		t.Helper()
+		equal(t, what+": min_seq", got[*store.Conversation](t)(f.s.Conversation(t.Context(), c.Conv)).MinSeq, minSeq)
+		rows := got[[]store.Row](t)(f.s.Timeline(t.Context(), "a", c.Conv, 0, c.MaxSeq, 2000, true))
+		equal(t, what+": rows", seqs(rows), append([]int64{}, want...))
+	}
+	must(t, f.s.Retire(t.Context(), at(0)+5))
+	equal(t, "a month that is not over", got[*store.Conversation](t)(f.s.Conversation(t.Context(), long.Conv)).MinSeq, int64(1))
+	for range 2 {
+		must(t, f.s.Retire(t.Context(), at(2)-1))
+		check("one month retired", long, 1201, 1201, 1202, 1203, 1204, 1205, 1206, 1207)
+		check("all retired", short, 3)
+		check("none retired", late, 1, 1)
+	}
+	add(long, 2, 1) // the machine's memory still says 1
+	check("a head written from memory", long, 1201, 1201, 1202, 1203, 1204, 1205, 1206, 1207, 1208)
+	must(t, f.s.Retire(t.Context(), at(2)+1000))
+	check("two months retired", long, 1204, 1204, 1205, 1206, 1207, 1208)
+	list := got[[]store.UserConv](t)(f.s.UserConversations(t.Context(), "c", "d", "", 10, true))
+	equal(t, "nothing left to show", [2]any{list[0].Last == nil, list[0].Unread}, [2]any{true, int64(0)})
+	equal(t, "history", seqs(got[[]store.Row](t)(f.s.History(t.Context(), "b", long.Conv, -1, 0, 2))), []int64{1204, 1205})
+	add(short, 2, 1) // and on it goes
+	check("after all was retired", short, 3, 3)
 }
 
 func testWorkers(f *fixture) {

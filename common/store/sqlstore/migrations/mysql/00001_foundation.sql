@@ -114,7 +114,7 @@ CREATE TABLE IF NOT EXISTS log_partitions (
     epoch BIGINT NOT NULL,
     applied BIGINT NOT NULL,
     topic_id VARBINARY(64) NOT NULL,
-    stored BIGINT NOT NULL,
+    `stored` BIGINT NOT NULL,
     updates BIGINT NOT NULL,
     commands BIGINT NOT NULL,
     repeats BIGINT NOT NULL,
