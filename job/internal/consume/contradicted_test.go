@@ -85,6 +85,31 @@ func TestContradictedAtTheClaim(t *testing.T) {
 	}
 }
 
+// A partition that was not taken leaves without a word: who claims it next
+// raises its epoch.
+func TestContradictedAndGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.m.fail = []error{&machine.LogError{PartitionID: p0, Err: machine.ErrTopicID, Epoch: 7}}
+		r.m.epoch = 7
+		r.start(t)
+		r.taken(t, p0)
+		time.Sleep(2 * remindEvery)
+		if err := r.Ready(); !errors.Is(err, machine.ErrTopicID) {
+			t.Errorf("ready says %v", err)
+		}
+		r.m.epoch = 8
+		time.Sleep(2 * remindEvery)
+		if err := r.Ready(); err != nil {
+			t.Errorf("another has it: %v", err)
+		}
+		if got := r.metric(t, "starling_job_contradicted_partitions"); len(got) != 0 {
+			t.Errorf("contradicted partitions: %v", got)
+		}
+		r.stop(t)
+	})
+}
+
 // Where the contradiction shows only in a turn, what was committed of the
 // partition is acted, the others of the turn are applied, and it is not read on.
 func TestContradictedInATurn(t *testing.T) {
