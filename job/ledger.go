@@ -66,7 +66,7 @@ type house struct {
 	log      *zap.Logger
 	store    store.Admin
 	outcomes time.Duration // how long verdicts are kept
-	history  time.Duration // how long messages are; 0: for ever
+	history  time.Duration // how long messages are kept; 0: for ever
 	ledger   *ledger
 }
 

@@ -44,7 +44,8 @@ func TestKeepsHouse(t *testing.T) {
 	for _, history := range []time.Duration{0, 40 * 24 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &houseStore{Store: memstore.New()}
-			h := newHouse(zap.NewNop(), prometheus.NewRegistry(), s, &Config{OutcomeRetention: 8 * 24 * time.Hour, HistoryRetention: history})
+			cfg := &Config{OutcomeRetention: 8 * 24 * time.Hour, HistoryRetention: history}
+			house := newHouse(zap.NewNop(), prometheus.NewRegistry(), s, cfg)
 			start := time.Now().UTC()
 			behind := start.Add(-50 * time.Hour)
 			p := record.PartitionID{Topic: record.TopicMessages}
@@ -60,7 +61,7 @@ func TestKeepsHouse(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour+time.Minute)
 			defer cancel()
-			h.keep(ctx)
+			house.keep(ctx)
 			one, two := start.Add(time.Hour), start.Add(2*time.Hour)
 			old := behind.Add(-8 * 24 * time.Hour)
 			want := [][]time.Time{{start, one, two}, {old, old}, nil}

@@ -149,7 +149,7 @@ func openShards(cfg *Config, env *process.Env) (_ []shards.Shard, err error) {
 			return nil, fmt.Errorf("open the store: shard %s: %w", settings[i].Name, err)
 		}
 		list[i].Store = st
-		list[i].Check = untilPassed(func(ctx context.Context) error {
+		list[i].Check = shards.Once(func(ctx context.Context) error {
 			if err := st.Check(ctx); err != nil {
 				return fmt.Errorf("check the store: shard %s: %w", settings[i].Name, err)
 			}
@@ -160,22 +160,6 @@ func openShards(cfg *Config, env *process.Env) (_ []shards.Shard, err error) {
 		})
 	}
 	return list, nil
-}
-
-// untilPassed is check until it has passed once. Calls take turns.
-func untilPassed(check func(ctx context.Context) error) func(ctx context.Context) error {
-	var mu sync.Mutex
-	passed := false
-	return func(ctx context.Context) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if passed {
-			return nil
-		}
-		err := check(ctx)
-		passed = err == nil
-		return err
-	}
 }
 
 // missing is the shards whose database has not been seen yet. A process starts

@@ -1,7 +1,10 @@
 package backend
 
 import (
+	"context"
+	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/shards"
+	"github.com/starling-im/starling/common/store/sqlstore"
 	"github.com/starling-im/starling/common/testkit"
 )
 
@@ -104,5 +109,33 @@ func TestBadShards(t *testing.T) {
 	}
 	if _, err := parse(t, "-mysql.shards=/no/such").ShardList(); err == nil || !strings.Contains(err.Error(), "/no/such") {
 		t.Errorf("no file: %v", err)
+	}
+}
+
+// A shard that is away is no reason not to begin; one that a person has to put
+// right is, and so is none at all.
+func TestCheckShards(t *testing.T) {
+	away := errors.New("connection refused")
+	for name, tc := range map[string]struct {
+		answers []error
+		want    error
+	}{
+		"all there":    {[]error{nil, nil}, nil},
+		"one away":     {[]error{nil, away}, nil},
+		"the first":    {[]error{away, nil}, nil},
+		"all away":     {[]error{away, away}, away},
+		"the only one": {[]error{away}, away},
+		"one refused":  {[]error{nil, fmt.Errorf("%w: no such user", sqlstore.ErrRefused)}, sqlstore.ErrRefused},
+		"another's":    {[]error{nil, store.ErrLayout}, store.ErrLayout},
+		"old schemas":  {[]error{sqlstore.ErrSchemaOld, away}, sqlstore.ErrSchemaOld},
+	} {
+		var list []shards.Shard
+		for i, answer := range tc.answers {
+			list = append(list, shards.Shard{Name: fmt.Sprint(i), Check: func(context.Context) error { return answer }})
+		}
+		m := newMissing(list)
+		if err := m.some(t.Context()); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

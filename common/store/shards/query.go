@@ -99,44 +99,44 @@ func (s *Set) MoveCursors(ctx context.Context, moves []store.CursorMove) ([]stor
 
 // Conversation asks the conversation's shard.
 func (s *Set) Conversation(ctx context.Context, conv wire.ConvID) (*store.Conversation, error) {
-	return in(s, conv, func(st store.Store) (*store.Conversation, error) { return st.Conversation(ctx, conv) })
+	return in(ctx, s, conv, func(st store.Store) (*store.Conversation, error) { return st.Conversation(ctx, conv) })
 }
 
 // MemberOf asks the conversation's shard.
 func (s *Set) MemberOf(ctx context.Context, conv wire.ConvID, u wire.UserID) (store.Member, error) {
-	return in(s, conv, func(st store.Store) (store.Member, error) { return st.MemberOf(ctx, conv, u) })
+	return in(ctx, s, conv, func(st store.Store) (store.Member, error) { return st.MemberOf(ctx, conv, u) })
 }
 
 // Members asks the conversation's shard.
 func (s *Set) Members(ctx context.Context, conv wire.ConvID, after wire.UserID, limit int) ([]store.Member, error) {
-	return in(s, conv, func(st store.Store) ([]store.Member, error) { return st.Members(ctx, conv, after, limit) })
+	return in(ctx, s, conv, func(st store.Store) ([]store.Member, error) { return st.Members(ctx, conv, after, limit) })
 }
 
 // Timeline asks the conversation's shard.
 func (s *Set) Timeline(
 	ctx context.Context, u wire.UserID, conv wire.ConvID, after, upto int64, limit int, bodies bool,
 ) ([]store.Row, error) {
-	return in(s, conv, func(st store.Store) ([]store.Row, error) {
+	return in(ctx, s, conv, func(st store.Store) ([]store.Row, error) {
 		return st.Timeline(ctx, u, conv, after, upto, limit, bodies)
 	})
 }
 
 // History asks the conversation's shard.
 func (s *Set) History(ctx context.Context, u wire.UserID, conv wire.ConvID, after, before int64, limit int) ([]store.Row, error) {
-	return in(s, conv, func(st store.Store) ([]store.Row, error) { return st.History(ctx, u, conv, after, before, limit) })
+	return in(ctx, s, conv, func(st store.Store) ([]store.Row, error) { return st.History(ctx, u, conv, after, before, limit) })
 }
 
 // Contents asks the conversation's shard.
 func (s *Set) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]string, error) {
-	return in(s, conv, func(st store.Store) (map[int64]string, error) { return st.Contents(ctx, conv, seqs) })
+	return in(ctx, s, conv, func(st store.Store) (map[int64]string, error) { return st.Contents(ctx, conv, seqs) })
 }
 
 // Receipts asks the conversation's shard.
 func (s *Set) Receipts(ctx context.Context, conv wire.ConvID, after wire.UserID, limit int) ([]store.CursorState, error) {
-	return in(s, conv, func(st store.Store) ([]store.CursorState, error) { return st.Receipts(ctx, conv, after, limit) })
+	return in(ctx, s, conv, func(st store.Store) ([]store.CursorState, error) { return st.Receipts(ctx, conv, after, limit) })
 }
 
 // Outcome asks the conversation's shard.
 func (s *Set) Outcome(ctx context.Context, key store.OutcomeKey) (store.Outcome, error) {
-	return in(s, key.Conv, func(st store.Store) (store.Outcome, error) { return st.Outcome(ctx, key) })
+	return in(ctx, s, key.Conv, func(st store.Store) (store.Outcome, error) { return st.Outcome(ctx, key) })
 }

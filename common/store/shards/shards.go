@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
@@ -41,8 +42,34 @@ type Shard struct {
 	Store store.Store
 	Holds Partitions // nil: all
 	// Check, if given, says whether the database is what it has to be (schema,
-	// layout). A job asks until it is, before it works on the shard.
+	// layout); until it does, Store is used for nothing else. A Set asks before
+	// each use, a job before it works on the shard: make it with Once.
 	Check func(ctx context.Context) error
+}
+
+// errAsking is the answer while another call waits for the check's.
+var errAsking = errors.New("the database is being checked")
+
+// Once returns a check that passes for good once it has passed, and that only
+// one caller waits for; the others get an error meanwhile.
+func Once(check func(ctx context.Context) error) func(ctx context.Context) error {
+	var passed atomic.Bool
+	var asking sync.Mutex
+	return func(ctx context.Context) error {
+		if passed.Load() {
+			return nil
+		}
+		if !asking.TryLock() {
+			return errAsking
+		}
+		defer asking.Unlock()
+		if passed.Load() {
+			return nil
+		}
+		err := check(ctx)
+		passed.Store(err == nil)
+		return err
+	}
 }
 
 // checkName refuses what can't be part of a server id and of a group's name.
@@ -78,13 +105,10 @@ func CheckLayout(ctx context.Context, list []Shard, i int, counts map[string]int
 		layout[layoutHolds+topic] = held[topic].String()
 	}
 	err := s.Store.CheckLayout(ctx, layout)
-	switch {
-	case errors.Is(err, store.ErrLayout):
-		return fmt.Errorf("shard %s: %w (the name of a shard, its place in the list, its dsn and its partitions belong together for good, and kafka.partitions with them)", s.Name, err)
-	case err != nil:
-		return fmt.Errorf("shard %s: %w", s.Name, err)
+	if errors.Is(err, store.ErrLayout) {
+		return fmt.Errorf("%w (the name of a shard, its place in the list, its dsn and its partitions belong together for good, and kafka.partitions with them)", err)
 	}
-	return nil
+	return err //nolint:wrapcheck // says what was tried
 }
 
 // Store is what logic needs of all shards together. A store.Store is one.
@@ -133,18 +157,22 @@ func (s *Set) at(conv wire.ConvID) int {
 }
 
 // in asks the shard of a conversation.
-func in[T any](s *Set, conv wire.ConvID, f func(st store.Store) (T, error)) (T, error) {
-	i := s.at(conv)
-	v, err := f(s.list[i].Store)
-	return v, s.named(i, err)
+func in[T any](ctx context.Context, s *Set, conv wire.ConvID, f func(st store.Store) (T, error)) (T, error) {
+	return ask(ctx, s, s.at(conv), f)
 }
 
-// named adds the shard to an error.
-func (s *Set) named(i int, err error) error {
-	if err == nil {
-		return nil
+// ask asks one shard; an error names it.
+func ask[T any](ctx context.Context, s *Set, i int, f func(st store.Store) (T, error)) (v T, err error) {
+	if check := s.list[i].Check; check != nil {
+		err = check(ctx)
 	}
-	return fmt.Errorf("shard %s: %w", s.list[i].Name, err)
+	if err == nil {
+		v, err = f(s.list[i].Store)
+	}
+	if err != nil {
+		err = fmt.Errorf("shard %s: %w", s.list[i].Name, err)
+	}
+	return v, err
 }
 
 // every asks all shards at once; with an error, what the others gave comes too.
@@ -153,9 +181,7 @@ func every[T any](ctx context.Context, s *Set, f func(ctx context.Context, i int
 	var wg sync.WaitGroup
 	for i := range s.list {
 		wg.Go(func() {
-			var err error
-			out[i], err = f(ctx, i, s.list[i].Store)
-			errs[i] = s.named(i, err)
+			out[i], errs[i] = ask(ctx, s, i, func(st store.Store) (T, error) { return f(ctx, i, st) })
 		})
 	}
 	wg.Wait()
@@ -175,18 +201,25 @@ func (s *Set) HistoryEpoch(ctx context.Context) (string, error) {
 
 // LeaseWorker takes a worker id in the first shard.
 func (s *Set) LeaseWorker(ctx context.Context, owner string, now, until int64) (worker int, lastUsed int64, err error) {
-	worker, lastUsed, err = s.list[0].Store.LeaseWorker(ctx, owner, now, until)
-	return worker, lastUsed, s.named(0, err)
+	_, err = ask(ctx, s, 0, func(st store.Store) (_ struct{}, err error) {
+		worker, lastUsed, err = st.LeaseWorker(ctx, owner, now, until)
+		return struct{}{}, err
+	})
+	return worker, lastUsed, err
 }
 
 // RenewWorker moves a lease in the first shard.
 func (s *Set) RenewWorker(ctx context.Context, worker int, owner string, until int64) error {
-	return s.named(0, s.list[0].Store.RenewWorker(ctx, worker, owner, until))
+	_, err := ask(ctx, s, 0, func(st store.Store) (struct{}, error) { return struct{}{}, st.RenewWorker(ctx, worker, owner, until) })
+	return err
 }
 
 // ReleaseWorker ends a lease in the first shard.
 func (s *Set) ReleaseWorker(ctx context.Context, worker int, owner string, lastUsed int64) error {
-	return s.named(0, s.list[0].Store.ReleaseWorker(ctx, worker, owner, lastUsed))
+	_, err := ask(ctx, s, 0, func(st store.Store) (struct{}, error) {
+		return struct{}{}, st.ReleaseWorker(ctx, worker, owner, lastUsed)
+	})
+	return err
 }
 
 // Ping says which shards do not answer.

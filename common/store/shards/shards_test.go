@@ -280,6 +280,35 @@ func TestOneShardAway(t *testing.T) {
 	}
 }
 
+// TestChecked: a shard is used only once it is what it has to be.
+func TestChecked(t *testing.T) {
+	ms := [2]*memstore.Store{memstore.New(), memstore.New()}
+	used := 0
+	ms[1].Hook = func(string, bool) error { used++; return nil }
+	answer, asked := errAway, 0
+	set, err := shards.New([]shards.Shard{
+		{Name: "main", Store: ms[0], Holds: holds(0, 1)},
+		{Name: "b", Store: ms[1], Holds: holds(2, 3), Check: shards.Once(func(context.Context) error { asked++; return answer })},
+	}, counts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := set.Ping(t.Context()); !errors.Is(err, errAway) || !strings.Contains(err.Error(), "shard b") || used > 0 {
+			t.Errorf("not checked: %v, used %d times", err, used)
+		}
+	}
+	answer = nil
+	for range 2 {
+		if err := set.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if asked != 3 || used == 0 {
+		t.Errorf("checked %d times, used %d times", asked, used)
+	}
+}
+
 func TestOneShardIsItsStore(t *testing.T) {
 	m := memstore.New()
 	st, err := shards.New([]shards.Shard{{Name: "main", Store: m}}, counts())

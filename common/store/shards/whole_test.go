@@ -3,6 +3,7 @@ package shards_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -172,25 +173,24 @@ func (w *whole) CheckLayout(ctx context.Context, layout map[string]string) error
 	return w.parts[0].CheckLayout(ctx, layout)
 }
 
-func (w *whole) Prepare(ctx context.Context, now int64) error {
-	return w.each(func(s store.Store) error { return s.Prepare(ctx, now) })
-}
-
-func (w *whole) Retire(ctx context.Context, before int64) error {
-	return w.each(func(s store.Store) error { return s.Retire(ctx, before) })
+func (w *whole) each(f func(s *memstore.Store) error) error {
+	var errs []error
+	for _, s := range w.parts {
+		errs = append(errs, f(s))
+	}
+	return errors.Join(errs...)
 }
 
 func (w *whole) Purge(ctx context.Context, before int64) error {
-	return w.each(func(s store.Store) error { return s.Purge(ctx, before) })
+	return w.each(func(s *memstore.Store) error { return s.Purge(ctx, before) })
 }
 
-func (w *whole) each(f func(store.Store) error) error {
-	for _, s := range w.parts {
-		if err := f(s); err != nil {
-			return err
-		}
-	}
-	return nil
+func (w *whole) Prepare(ctx context.Context, now int64) error {
+	return w.each(func(s *memstore.Store) error { return s.Prepare(ctx, now) })
+}
+
+func (w *whole) Retire(ctx context.Context, before int64) error {
+	return w.each(func(s *memstore.Store) error { return s.Retire(ctx, before) })
 }
 
 func (w *whole) Close() error { return nil }

@@ -18,6 +18,9 @@ import (
 // remindEvery is how often contradictions that stand are logged again.
 const remindEvery = time.Minute
 
+// epochTime is what the store gets to say whose a contradicted partition is.
+const epochTime = time.Second
+
 // contradict lets go of a partition whose log does not fit the store: applying
 // a record of it could lose or repeat messages, so its records wait for a
 // person, here and with whoever gets the partition next. All others go on.
@@ -50,8 +53,10 @@ func (s *Shard) reconciledLocked(ps ...record.PartitionID) {
 	}
 }
 
-// remind logs the contradictions that stand, now and then.
-func (s *Shard) remind() {
+// remind logs the contradictions that stand, now and then. A partition that
+// somebody else has claimed since has left without a word, and is theirs to
+// complain of.
+func (s *Shard) remind(ctx context.Context) {
 	s.mu.Lock()
 	var list []*machine.LogError
 	if time.Since(s.reminded) >= remindEvery {
@@ -60,8 +65,23 @@ func (s *Shard) remind() {
 	}
 	s.mu.Unlock()
 	for _, le := range list {
+		if s.elsewhere(ctx, le) {
+			s.mu.Lock()
+			if s.contradicted[le.PartitionID] == le { // and not found anew meanwhile
+				s.reconciledLocked(le.PartitionID)
+			}
+			s.mu.Unlock()
+			continue
+		}
 		s.complain(le)
 	}
+}
+
+func (s *Shard) elsewhere(ctx context.Context, le *machine.LogError) bool {
+	ctx, cancel := context.WithTimeout(ctx, epochTime)
+	defer cancel()
+	epoch, err := s.d.Machine.Epoch(ctx, le.PartitionID)
+	return err == nil && epoch > le.Epoch
 }
 
 func (s *Shard) complain(le *machine.LogError) {

@@ -85,6 +85,31 @@ func TestContradictedAtTheClaim(t *testing.T) {
 	}
 }
 
+// A partition that was not taken leaves without a word: who claims it next
+// raises its epoch.
+func TestContradictedAndGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.m.fail = []error{&machine.LogError{PartitionID: p0, Err: machine.ErrTopicID, Epoch: 7}}
+		r.m.epoch = 7
+		r.start(t)
+		r.taken(t, p0)
+		time.Sleep(2 * remindEvery)
+		if err := r.Ready(); !errors.Is(err, machine.ErrTopicID) {
+			t.Errorf("ready says %v", err)
+		}
+		r.m.epoch = 8
+		time.Sleep(2 * remindEvery)
+		if err := r.Ready(); err != nil {
+			t.Errorf("another has it: %v", err)
+		}
+		if got := r.metric(t, "starling_job_contradicted_partitions"); len(got) != 0 {
+			t.Errorf("contradicted partitions: %v", got)
+		}
+		r.stop(t)
+	})
+}
+
 // Where the contradiction shows only in a turn, what was committed of the
 // partition is acted, the others of the turn are applied, and it is not read on.
 func TestContradictedInATurn(t *testing.T) {
@@ -149,8 +174,8 @@ func TestChecksTheStoreFirst(t *testing.T) {
 			t.Errorf("ready says %v", err)
 		}
 		answer = nil
-		time.Sleep(2 * retryMax)
-		r.assign(p0) // only a member is assigned something
+		time.Sleep(2*retryMax + time.Millisecond) // no tick of the commits at the same time
+		r.assign(p0)                              // only a member is assigned something
 		r.want(t, "claim 0 id 0-20 5", "deliver claims 0 at 5")
 		if err := r.Ready(); err != nil {
 			t.Errorf("not ready: %v", err)

@@ -43,6 +43,7 @@ type Machine interface {
 	Claim(ctx context.Context, p record.PartitionID, topicID string, low, high, committed int64) (start int64, err error)
 	Release(p record.PartitionID)
 	Turn(ctx context.Context, es []record.Entry) (machine.Result, error)
+	Epoch(ctx context.Context, p record.PartitionID) (int64, error) // any goroutine
 }
 
 // Deliverer is what a Shard needs of delivery.
@@ -334,7 +335,7 @@ func (s *Shard) commitOften(ctx context.Context) {
 		case <-t.C:
 			s.commit()
 			s.reclaim()
-			s.remind()
+			s.remind(ctx)
 		}
 	}
 }

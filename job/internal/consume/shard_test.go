@@ -56,6 +56,7 @@ type fakeMachine struct {
 	fail   []error       // one a call
 	slow   time.Duration // of each claim
 	fenced []record.PartitionID
+	epoch  int64
 	poison []machine.Poison
 }
 
@@ -76,6 +77,10 @@ func (m *fakeMachine) Claim(_ context.Context, p record.PartitionID, topicID str
 	}
 	m.add("claim %d %s %d-%d %d", p.Number, topicID, low, high, committed)
 	return max(committed, low), nil
+}
+
+func (m *fakeMachine) Epoch(context.Context, record.PartitionID) (int64, error) {
+	return m.epoch, nil
 }
 
 func (m *fakeMachine) Release(p record.PartitionID) { m.add("machine releases %d", p.Number) }

@@ -66,6 +66,7 @@ var (
 type LogError struct {
 	record.PartitionID
 	Err               error // ErrLogShort, ErrTopicID or ErrLogGap
+	Epoch             int64 // of the claim
 	Applied           int64 // offset of the last record applied
 	Low, High         int64 // first offset kept (or handed over), next to be written
 	TopicID, StoredID string
@@ -124,7 +125,7 @@ func (m *Machine) Claim(ctx context.Context, p record.PartitionID, topicID strin
 		return 0, fmt.Errorf("claim %v: %w", p, err)
 	}
 	next := max(st.Applied+1, st.First)
-	bad := &LogError{PartitionID: p, Applied: st.Applied, Low: low, High: high, TopicID: topicID, StoredID: st.TopicID}
+	bad := &LogError{PartitionID: p, Epoch: st.Epoch, Applied: st.Applied, Low: low, High: high, TopicID: topicID, StoredID: st.TopicID}
 	switch {
 	case st.TopicID != topicID:
 		bad.Err = ErrTopicID
@@ -158,6 +159,16 @@ func (m *Machine) Claim(ctx context.Context, p record.PartitionID, topicID strin
 func (m *Machine) Release(p record.PartitionID) {
 	delete(m.parts, p)
 	m.met.owned.Set(float64(len(m.parts)))
+}
+
+// Epoch returns the epoch of a partition's last claim, whoever's it was. Any
+// goroutine may call it.
+func (m *Machine) Epoch(ctx context.Context, p record.PartitionID) (int64, error) {
+	st, err := m.st.State(ctx, p)
+	if err != nil {
+		return 0, fmt.Errorf("read state of %v: %w", p, err)
+	}
+	return st.Epoch, nil
 }
 
 // Owned returns the partitions claimed and neither released nor fenced, in order.

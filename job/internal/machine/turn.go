@@ -35,7 +35,8 @@ type Poison struct {
 // (more only where a record has to be set aside). Entries of partitions that
 // are not owned are ignored. After an error nothing is known of the commit:
 // the caller hands over the same entries again, and those meanwhile applied
-// are redone. A LogError must stop the job instead.
+// are redone. After a LogError its partition has to be released first: it is
+// not to be applied any further.
 func (m *Machine) Turn(ctx context.Context, es []record.Entry) (Result, error) {
 	var res Result
 	if err := m.refresh(ctx, &res); err != nil {
@@ -289,7 +290,7 @@ func (t *turn) entry(ctx context.Context, it *item, aside asides) error {
 	}
 	if it.Offset > next {
 		t.m.met.stops.Inc()
-		return &LogError{PartitionID: it.PartitionID, Err: ErrLogGap, Applied: next - 1, Low: it.Offset, High: it.Offset + 1}
+		return &LogError{PartitionID: it.PartitionID, Err: ErrLogGap, Epoch: it.part.epoch, Applied: next - 1, Low: it.Offset, High: it.Offset + 1}
 	}
 	aside.note(it)
 	mv.To = it.Offset
