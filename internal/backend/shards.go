@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/store/sqlstore"
 	"github.com/starling-im/starling/internal/process"
@@ -149,6 +150,7 @@ func openShards(cfg *Config, env *process.Env) (_ []shards.Shard, err error) {
 			return nil, fmt.Errorf("open the store: shard %s: %w", settings[i].Name, err)
 		}
 		list[i].Store = st
+		env.Clock(obs.Clock{Name: clockName(settings, i), Offset: st.Clock})
 		list[i].Check = shards.Once(func(ctx context.Context) error {
 			if err := st.Check(ctx); err != nil {
 				return fmt.Errorf("check the store: shard %s: %w", settings[i].Name, err)
@@ -215,6 +217,14 @@ func (m *missing) rest(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// clockName names a shard's server in the clocks that are compared.
+func clockName(settings []Shard, i int) string {
+	if len(settings) == 1 {
+		return "mysql"
+	}
+	return "mysql/" + settings[i].Name
 }
 
 func closeShards(list []shards.Shard) error {

@@ -27,6 +27,9 @@ import (
 	"github.com/starling-im/starling/common/obs"
 )
 
+// moduleClocks names the module of the clocks.
+const moduleClocks = "clocks"
+
 // Program is a binary: its settings and what it builds of them.
 type Program interface {
 	RegisterFlags(fs *flag.FlagSet)
@@ -50,6 +53,18 @@ type Env struct {
 	Stdout  io.Writer
 
 	targets []string
+	clocks  []obs.Clock
+}
+
+// Clock adds a clock to those that are compared with this process's.
+func (e *Env) Clock(c obs.Clock) { e.clocks = append(e.clocks, c) }
+
+// watchClocks registers the module that refuses clocks which differ by more
+// than a second at the start, and alarms of them later.
+func (e *Env) watchClocks() {
+	w := obs.NewClockWatch(e.clocks, e.Metrics, e.Log)
+	e.Manager.Register(moduleClocks, app.Module{Start: w.Check, Run: w.Run})
+	e.Target(moduleClocks)
 }
 
 // Target adds a module to those that the process runs.
@@ -140,6 +155,7 @@ func run(ctx context.Context, name string, p Program, std IO) error {
 	defer stop()
 	env := &Env{Manager: app.New(set.App, log), Log: log, Metrics: newMetrics(), Stdout: std.Stdout}
 	buildErr := p.Build(ctx, env)
+	env.watchClocks()
 	if buildErr != nil {
 		// Release what was opened: resources are targets, tiers are not yet.
 		env.Manager.Register("aborted", app.Module{Start: func(context.Context) error { return buildErr }})

@@ -5,20 +5,22 @@ import (
 	"fmt"
 
 	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/registry"
 )
 
 // ModuleRedis names the module of the registry's connections.
 const ModuleRedis = "redis"
 
-// Registry makes the client of Redis and its module. Redis need not answer
-// yet: it is an index that all can do without.
+// Registry makes the client of Redis and its module, which also sweeps up after
+// dead edges. Redis need not answer yet: it is an index that all can do without.
 func (e *Env) Registry(cfg registry.Config) (registry.Registry, error) {
 	reg, err := registry.New(cfg, e.Log.Named("redis"), e.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("make the Redis client: %w", err)
 	}
-	e.Manager.Register(ModuleRedis, app.Module{Stop: func(context.Context) error { return reg.Close() }})
+	e.Manager.Register(ModuleRedis, app.Module{Run: reg.Sweep, Stop: func(context.Context) error { return reg.Close() }})
 	e.Target(ModuleRedis)
+	e.Clock(obs.Clock{Name: "redis", Offset: reg.Clock})
 	return reg, nil
 }
