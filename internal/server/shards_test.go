@@ -35,6 +35,7 @@ import (
 type installation struct {
 	dir, driver, api, ws string
 	databases            [2]string // their data sources
+	job2                 string    // admin port of a second job
 	args                 []string
 	end                  func() (code int)
 	admins               []string
@@ -53,8 +54,8 @@ func install(t *testing.T, driver string, databases [2]string) *installation {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = services.Stop(context.Background()) })
-	addrs := testkit.Reserve(t, 7)
-	x.api, x.ws, x.admins = addrs[0], addrs[1], addrs[4:]
+	addrs := testkit.Reserve(t, 8)
+	x.api, x.ws, x.admins, x.job2 = addrs[0], addrs[1], addrs[4:7], addrs[7]
 	for i, key := range []string{"logic.http", "edge.listen", "logic.grpc", "edge.grpc", "logic.admin", "edge.admin", "job.admin"} {
 		x.args = append(x.args, "-"+key+"-addr="+addrs[i])
 	}
@@ -316,6 +317,7 @@ func testShards(t *testing.T, driver string, databases [2]string) {
 		p.gets(t, "one", "two")
 	}
 	x.isolated(t, alice, names, people)
+	x.shared(t, setting, alice, names, people)
 	x.reads(t, names)
 	if code := x.end(); code != 0 {
 		t.Errorf("exit code %d: %s", code, x.errors.String())
@@ -368,6 +370,59 @@ func (x *installation) isolated(t *testing.T, alice *person, names []wire.UserID
 	}
 }
 
+// shared: a second job takes a part of every group, and gives it back when it
+// goes; what is sent meanwhile and after arrives.
+func (x *installation) shared(t *testing.T, setting string, alice *person, names []wire.UserID, people []*person) {
+	t.Helper()
+	y := &installation{args: slices.Concat(x.args, []string{"-target=job", "-job.admin-addr=" + x.job2}), api: x.job2}
+	y.start(t, setting)
+	owned := func() (n float64) {
+		resp, err := http.Get("http://" + x.job2 + "/metrics")
+		if err != nil {
+			return 0
+		}
+		defer func() { _ = resp.Body.Close() }()
+		b, _ := io.ReadAll(resp.Body)
+		for line := range strings.Lines(string(b)) {
+			var v float64
+			if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.HasPrefix(name, "starling_job_partitions{") {
+				if _, err := fmt.Sscan(value, &v); err == nil {
+					n += v
+				}
+			}
+		}
+		return n
+	}
+	eventually(t, "the second job has its half", func() error {
+		if n := owned(); n != 4 {
+			return fmt.Errorf("it owns %v of 8", n)
+		}
+		return nil
+	})
+	y.ready(t)
+	for i := range people {
+		alice.say(t, names[i], "five")
+	}
+	for _, p := range people {
+		p.gets(t, "one", "two", "three", "four", "five")
+	}
+	began := time.Now()
+	if code := y.end(); code != 0 {
+		t.Errorf("the second job: exit code %d: %s", code, y.errors.String())
+	}
+	for i := range people {
+		alice.say(t, names[i], "six")
+	}
+	for _, p := range people {
+		p.gets(t, "one", "two", "three", "four", "five", "six")
+	}
+	// Members that leave give their partitions back at once; whose session has
+	// to end are missed for six seconds.
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the partitions were back after %v", took)
+	}
+}
+
 // reads: a sync has the conversations of both shards, whole.
 func (x *installation) reads(t *testing.T, names []wire.UserID) {
 	t.Helper()
@@ -392,7 +447,7 @@ func (x *installation) reads(t *testing.T, names []wire.UserID) {
 		}
 		var errs []error
 		for _, n := range names {
-			if c := wire.PrivateConv("alice", n); got[c] != 4 {
+			if c := wire.PrivateConv("alice", n); got[c] != 6 {
 				errs = append(errs, fmt.Errorf("%s has %d messages", c, got[c]))
 			}
 		}

@@ -132,6 +132,9 @@ func checkTopics(s Shard) error {
 // checkTopic names the partitions of a topic that are in no shard, in several,
 // or do not exist.
 func checkTopic(topic string, count int32, holders map[record.PartitionID][]string) error {
+	if count < 1 {
+		return fmt.Errorf("topic %s has %d partitions; set kafka.partitions to what it has", topic, count)
+	}
 	var errs []error
 	var missing, beyond Numbers
 	for n := range count {

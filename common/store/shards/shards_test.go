@@ -340,6 +340,9 @@ func TestCheckMap(t *testing.T) {
 			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
+			if err := shards.CheckMap(tc.list, nil); err == nil {
+				t.Error("topics without partitions were taken")
+			}
 			if _, nerr := shards.New(tc.list, counts()); (nerr == nil) != (err == nil) {
 				t.Errorf("New: %v", nerr)
 			}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,14 +92,14 @@ func TestContradictedAndGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.m.fail = []error{&machine.LogError{PartitionID: p0, Err: machine.ErrTopicID, Epoch: 7}}
-		r.m.epoch = 7
+		r.m.epoch.Store(7)
 		r.start(t)
 		r.taken(t, p0)
 		time.Sleep(2 * remindEvery)
 		if err := r.Ready(); !errors.Is(err, machine.ErrTopicID) {
 			t.Errorf("ready says %v", err)
 		}
-		r.m.epoch = 8
+		r.m.epoch.Store(8)
 		time.Sleep(2 * remindEvery)
 		if err := r.Ready(); err != nil {
 			t.Errorf("another has it: %v", err)
@@ -166,14 +167,20 @@ func TestPartitionsOfOtherShards(t *testing.T) {
 func TestChecksTheStoreFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		answer := errors.New("shard b: away")
-		r.Shard.d.Check = func(context.Context) error { return answer }
+		away := errors.New("shard b: away")
+		var back atomic.Bool
+		r.Shard.d.Check = func(context.Context) error {
+			if back.Load() {
+				return nil
+			}
+			return away
+		}
 		r.start(t)
 		time.Sleep(time.Minute)
-		if err := r.Ready(); !errors.Is(err, answer) {
+		if err := r.Ready(); !errors.Is(err, away) {
 			t.Errorf("ready says %v", err)
 		}
-		answer = nil
+		back.Store(true)
 		time.Sleep(2*retryMax + time.Millisecond) // no tick of the commits at the same time
 		r.assign(p0)                              // only a member is assigned something
 		r.want(t, "claim 0 id 0-20 5", "deliver claims 0 at 5")

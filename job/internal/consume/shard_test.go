@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,7 +57,7 @@ type fakeMachine struct {
 	fail   []error       // one a call
 	slow   time.Duration // of each claim
 	fenced []record.PartitionID
-	epoch  int64
+	epoch  atomic.Int64
 	poison []machine.Poison
 }
 
@@ -80,7 +81,7 @@ func (m *fakeMachine) Claim(_ context.Context, p record.PartitionID, topicID str
 }
 
 func (m *fakeMachine) Epoch(context.Context, record.PartitionID) (int64, error) {
-	return m.epoch, nil
+	return m.epoch.Load(), nil
 }
 
 func (m *fakeMachine) Release(p record.PartitionID) { m.add("machine releases %d", p.Number) }
