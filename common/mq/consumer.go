@@ -24,7 +24,8 @@ const (
 	maxPoll      = 5 * time.Minute // a rebalance waits so long for a member that stalls
 	commitEvery  = time.Second
 	leaveTimeout = 5 * time.Second
-	joinTimeout  = 3 * time.Second // of a member that is stopped before it has joined
+	leaveGrace   = 200 * time.Millisecond // between giving partitions back and closing
+	joinTimeout  = 3 * time.Second        // of a member that is stopped before it has joined
 	assignPause  = 500 * time.Millisecond
 	lagEvery     = time.Second
 )

@@ -180,10 +180,11 @@ func (r *run) forget(ps []record.PartitionID, lost bool) {
 func (r *run) leave() {
 	r.join()
 	r.buf = nil
-	// The client puts off to leave while it joins, and forgets it when closed
-	// then; so it joins first. Where that takes longer, as no broker answers or
-	// another member keeps the group waiting, the broker ends the session.
-	for end := time.Now().Add(joinTimeout); !r.joined && time.Now().Before(end); {
+	// A client that is joining, for the first time or again in a rebalance, does
+	// not tell the group that it leaves; so it joins first. Where that takes
+	// longer, as no broker answers or another member keeps the group waiting, the
+	// broker ends the session.
+	for end := time.Now().Add(joinTimeout); time.Now().Before(end) && (!r.joined || r.rebalancing()); {
 		r.poll(pollWait)
 	}
 	if err := r.c.Unsubscribe(); err != nil {
@@ -191,6 +192,12 @@ func (r *run) leave() {
 	}
 	for end := time.Now().Add(leaveTimeout); r.unsettled() && time.Now().Before(end); {
 		r.poll(pollWait)
+	}
+	// The client commits once more as it gives partitions back, and does not say
+	// so in advance: closed before the broker has answered, it would not tell the
+	// group that it leaves.
+	for end := time.Now().Add(leaveGrace); time.Now().Before(end); {
+		r.poll(time.Until(end))
 	}
 	r.buf = nil
 	r.mu.Lock()
@@ -204,6 +211,19 @@ func (r *run) leave() {
 		r.owner.Revoked(rest, true)
 		r.forget(rest, true)
 	}
+}
+
+// rebalancing asks the brokers whether the members of the group are joining. The
+// client does not tell.
+func (r *run) rebalancing() bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), time.Second)
+	defer cancel()
+	res, err := r.admin.DescribeConsumerGroups(ctx, []string{r.group})
+	if err != nil || len(res.ConsumerGroupDescriptions) != 1 {
+		return false
+	}
+	state := res.ConsumerGroupDescriptions[0].State
+	return state == kafka.ConsumerGroupStatePreparingRebalance || state == kafka.ConsumerGroupStateCompletingRebalance
 }
 
 func (r *run) unsettled() bool {

@@ -262,3 +262,38 @@ func TestLeavesSoon(t *testing.T) {
 		t.Errorf("the others waited %v", worst)
 	}
 }
+
+// TestAllLeave: members that consumed and committed leave one right after the
+// other; who comes then is given the partitions at once.
+func TestAllLeave(t *testing.T) {
+	t.Parallel()
+	b := realBroker(t)
+	p := newProducer(t, b.config())
+	for round := range 3 {
+		l, members := newLedger(), make([]func() error, 2)
+		for i := range members {
+			o := &owner{ledger: l, commit: true}
+			members[i] = join(t, b, b.config(), o)
+			eventually(t, "assigned", func() bool { return o.count() == 4/(i+1) })
+		}
+		for n := range int32(4) {
+			produce(t, p, b.part(n), numbers(fmt.Sprint(round, "-"), 0, 10)...)
+		}
+		eventually(t, "consumed", func() bool { return l.count() >= 40 })
+		for _, stop := range members {
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		}
+		next := &owner{}
+		begin := time.Now()
+		stop := join(t, b, b.config(), next)
+		eventually(t, "taken over", func() bool { return next.count() == 4 })
+		if took := time.Since(begin); took > 4*time.Second {
+			t.Errorf("round %d: taken over after %v", round, took)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
