@@ -213,7 +213,16 @@ func (p *Person) History(conv wire.ConvID) []wire.Msg {
 func (p *Person) Group(id string, members ...string) wire.ConvID {
 	p.t.Helper()
 	body := map[string]any{"id": id, "name": "group " + id, "members": members}
-	if code := p.s.HTTP(p.t, http.MethodPost, "/v1/groups", p.Token, body, nil); code != http.StatusOK {
+	switch code := p.s.HTTP(p.t, http.MethodPost, "/v1/groups", p.Token, body, nil); code {
+	case http.StatusOK:
+	case http.StatusAccepted: // its outcome takes longer than logic waits
+		Eventually(p.t, wait, "group "+id+" is made", func() error {
+			if code := p.s.HTTP(p.t, http.MethodGet, "/v1/groups/"+id, p.Token, nil, nil); code != http.StatusOK {
+				return fmt.Errorf("HTTP %d", code)
+			}
+			return nil
+		})
+	default:
 		p.t.Fatalf("create group %s: HTTP %d", id, code)
 	}
 	return wire.GroupConv(wire.GroupID(id))
