@@ -95,7 +95,7 @@ func Register(m app.Registrar, cfg Config, d Deps) error {
 		return fmt.Errorf("logic.admin: %w", err)
 	}
 	m.Register(ModuleAdmin, app.Module{Start: admin.Start, Stop: admin.Stop})
-	m.Register(ModuleWork, app.Module{Start: t.worker.Acquire, Run: t.work}, d.After...)
+	m.Register(ModuleWork, app.Module{Start: t.startWork, Run: t.work}, d.After...)
 	m.Register(Module, app.Module{
 		Start: t.serve.start, Run: t.serve.run, Drain: t.serve.drain, Stop: t.serve.stop, Ready: t.ready,
 	}, ModuleAdmin, ModuleWork)
@@ -116,7 +116,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 		d.Gatherer = prometheus.DefaultGatherer
 	}
 	id := cfg.id()
-	t := &tier{cfg: cfg, d: d, probe: newProbe(d.Store)}
+	t := &tier{cfg: cfg, d: d, probe: newProbe(d.Store, d.Metrics, d.Log)}
 	t.worker = worker.New(string(id)+"/"+rand.Text()[:8], d.Store, d.Log, time.Now)
 	hist, err := t.useCases()
 	if err != nil {
@@ -183,7 +183,8 @@ func (t *tier) faces(hist *history.Service) error {
 	return nil
 }
 
-// ready says why this instance should get no work.
+// ready says why this instance should get no work. A store that is away is no
+// reason: messages are taken all the same (the probe tells of it).
 func (t *tier) ready() error {
 	var errs []error
 	if t.serve.draining.Load() {
@@ -195,10 +196,16 @@ func (t *tier) ready() error {
 	if err := t.d.Producer.Ready(); err != nil {
 		errs = append(errs, fmt.Errorf("log: %w", err))
 	}
-	if err := t.probe.ready(); err != nil {
-		errs = append(errs, fmt.Errorf("store: %w", err))
-	}
 	return errors.Join(errs...)
+}
+
+// startWork takes a worker number. Where the first shard is away it is taken
+// later, and readiness says so until then.
+func (t *tier) startWork(ctx context.Context) error {
+	if err := t.worker.Acquire(ctx); err != nil {
+		t.d.Log.Warn("started without a worker number: no message is taken before there is one", zap.Error(err))
+	}
+	return nil
 }
 
 // work runs what goes on behind the calls. It ends after the faces have

@@ -2,9 +2,11 @@ package logic
 
 import (
 	"context"
-	"errors"
-	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.uber.org/zap"
 )
 
 const (
@@ -12,39 +14,53 @@ const (
 	probeTime  = time.Second
 )
 
-// probe asks the store now and then whether it answers.
-type probe struct {
-	store interface {
-		Ping(ctx context.Context) error
-	}
-	last atomic.Pointer[probed]
+// pinger is what the probe needs of the store.
+type pinger interface {
+	Ping(ctx context.Context) error
 }
 
-type probed struct{ err error }
+// probe asks the store now and then whether it answers, and tells by a metric
+// and the log when that changes.
+type probe struct {
+	store pinger
+	log   *zap.Logger
+	up    prometheus.Gauge
+}
 
-func newProbe(st interface {
-	Ping(ctx context.Context) error
-},
-) *probe {
-	p := &probe{store: st}
-	p.last.Store(&probed{errors.New("not asked yet")})
-	return p
+func newProbe(st pinger, reg prometheus.Registerer, log *zap.Logger) *probe {
+	return &probe{store: st, log: log, up: promauto.With(reg).NewGauge(prometheus.GaugeOpts{
+		Name: "starling_logic_store_up", Help: "1 while the store answers, every shard of it. While it does not, messages are taken, but log-ins, sync and history fail.",
+	})}
 }
 
 func (p *probe) run(ctx context.Context) error {
 	t := time.NewTimer(0)
 	defer t.Stop()
-	for {
+	for was := true; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 		}
 		pctx, cancel := context.WithTimeout(ctx, probeTime)
-		p.last.Store(&probed{p.store.Ping(pctx)})
+		err := p.store.Ping(pctx)
 		cancel()
+		up := err == nil
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case up:
+			p.up.Set(1)
+		default:
+			p.up.Set(0)
+		}
+		switch {
+		case was && !up:
+			p.log.Warn("the store does not answer: messages are taken, log-ins, sync and history fail", zap.Error(err))
+		case !was && up:
+			p.log.Info("the store answers again")
+		}
+		was = up
 		t.Reset(probeEvery)
 	}
 }
-
-func (p *probe) ready() error { return p.last.Load().err }

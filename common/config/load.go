@@ -22,10 +22,10 @@ const (
 )
 
 // envPrefix is in front of every variable of ours. Variables that begin with
-// an envForeign are read by tests, not by the program.
+// an envForeign are read by tests and deploy/local, not by the program.
 const envPrefix = "STARLING_"
 
-var envForeign = []string{"STARLING_REQUIRE_", "STARLING_TEST_"} //nolint:gochecknoglobals // a constant table
+var envForeign = []string{"STARLING_REQUIRE_", "STARLING_TEST_", "STARLING_LOCAL"} //nolint:gochecknoglobals // a constant table
 
 // entry is a value and where it came from, as the user would look for it.
 type entry struct{ value, origin string }

@@ -49,7 +49,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.StringVar(&c.CAFile, prefix+"ca-file", "", "file of the authorities that sign the brokers' certificates; empty: the system's")
 	fs.StringVar(&c.SASL, prefix+"sasl-mechanism", "SCRAM-SHA-512", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, where security is sasl_*")
 	fs.StringVar(&c.SASLUser, prefix+"sasl-username", "", "user name for SASL")
-	fs.Var(&c.SASLPassword, prefix+"sasl-password", "password for SASL")
+	fs.Var(&c.SASLPassword, prefix+"sasl-password", "password for SASL. @FILE reads it from a file")
 	fs.DurationVar(&c.Linger, prefix+"linger", 0, "how long a record waits for others to share its batch; 0 is fastest at rest")
 	fs.DurationVar(&c.MessageTimeout, prefix+"message-timeout", 5*time.Second, "a record not acknowledged after this is answered unavailable")
 	fs.IntVar(&c.QueueMessages, prefix+"queue-messages", 100_000, "records in flight to the log, at most; further sends are answered unavailable")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +30,7 @@ type Redis struct {
 	leases   leaseCache
 	sentinel sentinel          // the last one seen
 	renewed  map[string]uint64 // lease key -> epoch this client has announced as new
+	alarmed  atomic.Int64      // unix ns: when the log last told of a refusal
 }
 
 var _ Registry = (*Redis)(nil)
@@ -104,6 +106,7 @@ func (r *Redis) do(ctx context.Context, op string, f func(ctx context.Context) e
 		r.m.errs.WithLabelValues(op, "timeout").Inc()
 	default:
 		r.m.errs.WithLabelValues(op, "error").Inc()
+		r.alarm(err)
 	}
 	if c, ok := r.c.(*redis.ClusterClient); ok && !errors.Is(err, context.Canceled) {
 		// The client asks who has the slots once a minute, and when a server

@@ -75,9 +75,10 @@ func TestRealRefuses(t *testing.T) {
 		set  string
 		want []string
 	}{
-		"wrong password":          {"MYSQL_DSN=" + strings.Replace(dsn, "im:im@", "im:guess@", 1), []string{"mysql.dsn"}},
-		"no such database":        {"MYSQL_DSN=" + dsn + "_none", []string{"mysql.dsn"}},
-		"another partition count": {"KAFKA_PARTITIONS=7", []string{"kafka.partitions", "7"}},
+		"wrong password":                  {"MYSQL_DSN=" + strings.Replace(dsn, "im:im@", "im:guess@", 1), []string{"mysql.dsn"}},
+		"no such database":                {"MYSQL_DSN=" + dsn + "_none", []string{"mysql.dsn"}},
+		"a password where Redis has none": {"REDIS_PASSWORD=guess", []string{"redis.password", "refused"}},
+		"another partition count":         {"KAFKA_PARTITIONS=7", []string{"kafka.partitions", "7"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			env, _ := addresses(t, "JOB_ADMIN")

@@ -46,7 +46,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	c.Kafka.RegisterFlags(fs, "kafka.")
 	c.MySQL.RegisterFlags(fs, "mysql.")
 	fs.StringVar(&c.Shards, "mysql.shards", "",
-		"YAML `file` that divides the partitions among several databases: a list of {name, dsn, partitions: {im_messages: 0-1, im_group_chat: 0-1}}; instead of mysql.dsn. Fixed once messages stand, order included.")
+		"YAML `file` that divides the partitions among several databases: a list of {name, dsn, replica, partitions: {im_messages: 0-1, im_group_chat: 0-1}}, where @FILE reads a dsn or replica from a file; instead of mysql.dsn. Fixed once messages stand, order included.")
 }
 
 // Validate names every setting that cannot work.
@@ -104,7 +104,9 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 }
 
 // Needs names the modules that whoever uses a Backend starts after.
-func Needs() []string { return []string{process.ModuleRedis, moduleMySQLCheck, moduleKafkaCheck} }
+func Needs() []string {
+	return []string{process.ModuleRedis, moduleMySQLCheck, moduleKafkaCheck, process.ModuleClocks}
+}
 
 // await registers the modules that wait for MySQL and Kafka and check them.
 func (c *Config) await(env *process.Env, list []shards.Shard) {

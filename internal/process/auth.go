@@ -17,7 +17,7 @@ type Auth struct {
 
 // RegisterFlags defines the settings with their defaults.
 func (a *Auth) RegisterFlags(fs *flag.FlagSet, prefix string) {
-	fs.StringVar(&a.JWKS, prefix+"jwks", "", "JWKS `file` with the keys that tokens are checked with; the embedded default makes its own in the data folder, and lets anybody log in, unless this is set")
+	fs.StringVar(&a.JWKS, prefix+"jwks", "", "JWKS `file` with the keys that tokens are checked with (starling token -data DIR makes one, DIR/keys.json); the embedded default makes its own in the data folder, and lets anybody log in, unless this is set")
 }
 
 // Validate names every setting that cannot work.

@@ -27,8 +27,8 @@ import (
 	"github.com/starling-im/starling/common/obs"
 )
 
-// moduleClocks names the module of the clocks.
-const moduleClocks = "clocks"
+// ModuleClocks names the module that compares clocks: tiers start after it.
+const ModuleClocks = "clocks"
 
 // Program is a binary: its settings and what it builds of them.
 type Program interface {
@@ -63,8 +63,8 @@ func (e *Env) Clock(c obs.Clock) { e.clocks = append(e.clocks, c) }
 // than a second at the start, and alarms of them later.
 func (e *Env) watchClocks() {
 	w := obs.NewClockWatch(e.clocks, e.Metrics, e.Log)
-	e.Manager.Register(moduleClocks, app.Module{Start: w.Check, Run: w.Run})
-	e.Target(moduleClocks)
+	e.Manager.Register(ModuleClocks, app.Module{Start: w.Check, Run: w.Run})
+	e.Target(ModuleClocks)
 }
 
 // Target adds a module to those that the process runs.

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/starling-im/starling/common/app"
@@ -19,7 +20,13 @@ func (e *Env) Registry(cfg registry.Config) (registry.Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the Redis client: %w", err)
 	}
-	e.Manager.Register(ModuleRedis, app.Module{Run: reg.Sweep, Stop: func(context.Context) error { return reg.Close() }})
+	start := func(ctx context.Context) error {
+		if err := reg.Check(ctx); errors.Is(err, registry.ErrRefused) {
+			return err //nolint:wrapcheck // names the keys
+		}
+		return nil
+	}
+	e.Manager.Register(ModuleRedis, app.Module{Start: start, Run: reg.Sweep, Stop: func(context.Context) error { return reg.Close() }})
 	e.Target(ModuleRedis)
 	e.Clock(obs.Clock{Name: "redis", Offset: reg.Clock})
 	return reg, nil

@@ -230,7 +230,7 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 		TargetEdge: func() error {
 			return edge.Register(env.Manager, p.edge, edge.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry, Tokens: keys.Verifier(),
-				After: []string{process.ModuleRedis},
+				After: []string{process.ModuleRedis, process.ModuleClocks},
 			})
 		},
 	}

@@ -66,8 +66,11 @@ func decide(target string, given backends) (plan, error) {
 	var errs []error
 	for _, key := range given.missing(p.need) {
 		remedy := "give its address"
+		if key == "mysql.dsn" {
+			remedy += " (or mysql.shards)"
+		}
 		if target == TargetAll {
-			remedy = "give its address, or take the other addresses away to run with embedded services"
+			remedy += ", or take the other addresses away to run with embedded services"
 		}
 		errs = append(errs, fmt.Errorf("%s: not set, but target %s needs it; %s", key, target, remedy))
 	}

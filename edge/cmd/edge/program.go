@@ -41,7 +41,7 @@ func (p *program) Build(_ context.Context, env *process.Env) error {
 	}
 	err = edge.Register(env.Manager, p.cfg, edge.Deps{
 		Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: reg, Tokens: keys.Verifier(),
-		After: []string{process.ModuleRedis},
+		After: []string{process.ModuleRedis, process.ModuleClocks},
 	})
 	if err != nil {
 		return err

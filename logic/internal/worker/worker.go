@@ -89,7 +89,11 @@ func (l *Lease) Acquire(ctx context.Context) error {
 
 // Run renews until ctx ends, then gives the number back.
 func (l *Lease) Run(ctx context.Context) error {
-	t := time.NewTimer(Every)
+	first := Every
+	if l.cur.Load() == nil {
+		first = retryTime
+	}
+	t := time.NewTimer(first)
 	defer t.Stop()
 	for {
 		select {
