@@ -3,6 +3,7 @@ package e2e
 import (
 	"net"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -158,6 +159,47 @@ func TestRealEdgeFrozen(t *testing.T) {
 	t.Logf("edge frozen for 10 s: the last of %d messages was with everybody %v after", n, took)
 	if took > 5*time.Second {
 		t.Errorf("its clients had everything only %v after", took)
+	}
+	l.Stop()
+}
+
+// TestRealRolling: every process is restarted in turn by SIGTERM under load, as
+// at an upgrade, with one more of each tier come in before: each ends with 0,
+// the newcomers are found, and nobody waits for long.
+func TestRealRolling(t *testing.T) {
+	servers := RealServers(t, binary)
+	s := servers.split(t, nil)
+	var later []*Process
+	for _, name := range []string{"edge-2", "logic-2", "job-2"} {
+		later = append(later, s.Process(name))
+	}
+	s.Processes = slices.DeleteFunc(s.Processes, func(p *Process) bool { return slices.Contains(later, p) })
+	edges, logics := s.WSs, s.APIs
+	s.serveBy(edges[:1], logics[:1])
+	s.run(t)
+	l := s.StartLoad(t, loadUsers, loadRate)
+	lasts(2 * time.Second)
+	for _, p := range later {
+		p.Start(t)
+		s.Processes = append(s.Processes, p)
+		p.AwaitReady(t)
+	}
+	s.serveBy(edges, logics)
+	lasts(5 * time.Second)
+	for _, name := range []string{"edge-1", "logic-1", "job-1", "edge-2", "logic-2", "job-2"} {
+		p := s.Process(name)
+		at := time.Now()
+		p.Stop(t)
+		ended := time.Since(at)
+		lasts(3 * time.Second)
+		p.Start(t)
+		p.AwaitReady(t)
+		lasts(2 * time.Second)
+		took, n := l.Worst(at, time.Now().Add(-time.Second), at, nil)
+		t.Logf("%s ended %v after SIGTERM; %d messages meanwhile, longest to everybody %v", name, ended.Round(time.Millisecond), n, took)
+		if took > 5*time.Second {
+			t.Errorf("%s: somebody waited %v", name, took)
+		}
 	}
 	l.Stop()
 }

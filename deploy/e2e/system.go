@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,8 +35,9 @@ type System struct {
 
 	names string // begins every name, where the data are older than the system
 	users atomic.Int64
-	edge  atomic.Int64 // edges take turns
-	logic atomic.Int64 // so do logics
+
+	mu          sync.Mutex // guards WSs and APIs while they change, and
+	edge, logic int        // whose turn it is
 }
 
 // Start runs binary with everything in one process on embedded services, on a
@@ -156,10 +158,24 @@ func (s *System) Process(name string) *Process {
 }
 
 // WS is the URL of an edge; the edges take turns.
-func (s *System) WS() string { return s.WSs[int(s.edge.Add(1))%len(s.WSs)] }
+func (s *System) WS() string { return s.turn(&s.edge, &s.WSs) }
 
 // api is the base URL of a logic; the logics take turns.
-func (s *System) api() string { return s.APIs[int(s.logic.Add(1))%len(s.APIs)] }
+func (s *System) api() string { return s.turn(&s.logic, &s.APIs) }
+
+func (s *System) turn(n *int, of *[]string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*n++
+	return (*of)[*n%len(*of)]
+}
+
+// serveBy changes whom clients are led to.
+func (s *System) serveBy(edges, logics []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.WSs, s.APIs = edges, logics
+}
 
 // Name returns a name that no other scenario uses.
 func (s *System) Name(base string) string {
