@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -15,23 +16,47 @@ import (
 	"github.com/starling-im/starling/common/record/recordpb"
 )
 
-// Pushes reads im_push: each entry is pushed at most once, nothing is
-// committed, and a new owner begins at the end.
+// handover is how old an entry may be that comes from before a partition was
+// assigned here: longer than a rebalance takes, short enough that an owner who
+// dies soon after one has little pushed twice.
+const handover = 3 * time.Second
+
+// handoverEntries is how many are read again for it at most: a commit that is
+// further behind is not of the owner before.
+const handoverEntries = 10_000
+
+// Pushes reads im_push: each entry is pushed at most once. Who gives a partition
+// back in order commits how far it is, and the next owner goes on from there,
+// but for entries older than handover; after any other end it begins at the end.
 type Pushes struct {
-	log  *zap.Logger
-	push func(ctx context.Context, entries []*recordpb.Push) error
-	bad  prometheus.Counter
+	log   *zap.Logger
+	push  func(ctx context.Context, entries []*recordpb.Push) error
+	bad   prometheus.Counter
+	stale prometheus.Counter
+
+	// Of the consumer's callbacks, which come one at a time:
+	consumer mq.Consumer
+	next     map[record.PartitionID]int64
+	high     map[record.PartitionID]int64 // end of the log when it was assigned
 }
 
 // NewPushes returns the reader; push takes the entries in order.
 func NewPushes(log *zap.Logger, reg prometheus.Registerer, push func(context.Context, []*recordpb.Push) error) *Pushes {
-	return &Pushes{log: log, push: push, bad: promauto.With(reg).NewCounter(prometheus.CounterOpts{
-		Name: "starling_job_push_undecoded_total", Help: "Entries of im_push that could not be read.",
-	})}
+	f := promauto.With(reg)
+	return &Pushes{
+		log: log, push: push, next: make(map[record.PartitionID]int64), high: make(map[record.PartitionID]int64),
+		bad: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_job_push_undecoded_total", Help: "Entries of im_push that could not be read.",
+		}),
+		stale: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_job_push_stale_total", Help: "Entries of im_push left out because they were written too long before their partition was assigned here.",
+		}),
+	}
 }
 
 // Run works until ctx ends and closes the consumer.
 func (p *Pushes) Run(ctx context.Context, c mq.Consumer) error {
+	p.consumer = c
 	err := c.Run(ctx, p)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
@@ -46,18 +71,40 @@ func (p *Pushes) Run(ctx context.Context, c mq.Consumer) error {
 func (p *Pushes) Assigned(_ context.Context, as []mq.Assignment) (map[record.PartitionID]int64, error) {
 	starts := make(map[record.PartitionID]int64, len(as))
 	for _, a := range as {
-		starts[a.PartitionID] = a.High
+		start := a.High
+		if a.Committed >= a.Low && a.Committed < a.High && a.High-a.Committed <= handoverEntries {
+			start = a.Committed
+		}
+		starts[a.PartitionID], p.next[a.PartitionID], p.high[a.PartitionID] = start, start, a.High
 	}
 	return starts, nil
 }
 
 // Revoked implements mq.Owner.
-func (p *Pushes) Revoked([]record.PartitionID, bool) {}
+func (p *Pushes) Revoked(ps []record.PartitionID, lost bool) {
+	offsets := make(map[record.PartitionID]int64, len(ps))
+	for _, id := range ps {
+		if next, ok := p.next[id]; ok {
+			offsets[id] = next
+		}
+		delete(p.next, id)
+		delete(p.high, id)
+	}
+	if !lost {
+		p.consumer.Commit(offsets)
+	}
+}
 
 // Messages implements mq.Owner.
 func (p *Pushes) Messages(ctx context.Context, ms []record.Entry) error {
 	entries := make([]*recordpb.Push, 0, len(ms))
+	oldest := time.Now().Add(-handover).UnixMilli()
 	for i := range ms {
+		p.next[ms[i].PartitionID] = ms[i].Offset + 1
+		if ms[i].Offset < p.high[ms[i].PartitionID] && ms[i].TS < oldest {
+			p.stale.Inc()
+			continue
+		}
 		e, err := decodePush(ms[i].Value)
 		if err != nil {
 			p.bad.Inc()
