@@ -77,13 +77,13 @@ func TestRealRefuses(t *testing.T) {
 	}{
 		"wrong password":                  {"MYSQL_DSN=" + strings.Replace(dsn, "im:im@", "im:guess@", 1), []string{"mysql.dsn"}},
 		"no such database":                {"MYSQL_DSN=" + dsn + "_none", []string{"mysql.dsn"}},
-		"a password where Redis has none": {"REDIS_PASSWORD=guess", []string{"redis.password", "refused"}},
+		"a user that Redis does not know": {"REDIS_PASSWORD=guess STARLING_REDIS_USERNAME=nobody", []string{"redis.password", "refused"}},
 		"another partition count":         {"KAFKA_PARTITIONS=7", []string{"kafka.partitions", "7"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			env, _ := addresses(t, "JOB_ADMIN")
 			cmd := exec.Command(filepath.Join(filepath.Dir(binary), "job"))
-			cmd.Env = append(without(shared, "STARLING_EDGE_", "STARLING_LOGIC_", "STARLING_AUTH_"), append(env, "STARLING_LOG_LEVEL=error", "STARLING_"+tc.set)...)
+			cmd.Env = append(without(shared, "STARLING_EDGE_", "STARLING_LOGIC_", "STARLING_AUTH_"), append(env, append(strings.Fields("STARLING_"+tc.set), "STARLING_LOG_LEVEL=error")...)...)
 			timer := time.AfterFunc(startTimeout, func() { _ = cmd.Process.Kill() })
 			out, err := cmd.CombinedOutput()
 			timer.Stop()
