@@ -10,12 +10,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/starling-im/starling/common/store"
+	"github.com/starling-im/starling/common/store/shards"
 )
 
 // How often the ledger is read, and room is made for what comes and what is too
 // old removed.
 const (
 	ledgerEvery = 15 * time.Second
+	beginEvery  = 10 * time.Second
 	houseEvery  = time.Hour
 )
 
@@ -65,13 +67,14 @@ func (l *ledger) show(states []store.PartitionState) {
 type house struct {
 	log      *zap.Logger
 	store    store.Admin
-	outcomes time.Duration // how long verdicts are kept
-	history  time.Duration // how long messages are kept; 0: for ever
+	check    func(ctx context.Context) error // says whether the store may be used; nil: it may
+	outcomes time.Duration                   // how long verdicts are kept
+	history  time.Duration                   // how long messages are kept; 0: for ever
 	ledger   *ledger
 }
 
-func newHouse(log *zap.Logger, reg prometheus.Registerer, st store.Admin, cfg *Config) *house {
-	return &house{log: log, store: st, outcomes: cfg.OutcomeRetention, history: cfg.HistoryRetention, ledger: newLedger(reg)}
+func newHouse(log *zap.Logger, reg prometheus.Registerer, shard shards.Shard, cfg *Config) *house {
+	return &house{log: log, store: shard.Store, check: shard.Check, outcomes: cfg.OutcomeRetention, history: cfg.HistoryRetention, ledger: newLedger(reg)}
 }
 
 // keep reads the ledger and keeps the store's house until ctx ends.
@@ -79,7 +82,9 @@ func (h *house) keep(ctx context.Context) {
 	ledger, house := time.NewTicker(ledgerEvery), time.NewTicker(houseEvery)
 	defer ledger.Stop()
 	defer house.Stop()
-	h.task(ctx, "prepare", h.prepare)
+	if !h.begin(ctx) {
+		return
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -90,6 +95,34 @@ func (h *house) keep(ctx context.Context) {
 			h.task(ctx, "prepare", h.prepare)
 			h.task(ctx, "purge", h.purge)
 			h.task(ctx, "retire", h.retire)
+		}
+	}
+}
+
+// begin checks the store and makes room in it, as often as it takes: rows that
+// come where there is none cannot be retired by month and day. False: ctx ended.
+func (h *house) begin(ctx context.Context) bool {
+	t := time.NewTicker(beginEvery)
+	defer t.Stop()
+	for {
+		prepared := false
+		h.task(ctx, "prepare", func(ctx context.Context) error {
+			if h.check != nil {
+				if err := h.check(ctx); err != nil {
+					return err
+				}
+			}
+			err := h.prepare(ctx)
+			prepared = err == nil
+			return err
+		})
+		if prepared {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
 		}
 	}
 }
@@ -142,5 +175,9 @@ func (h *house) retire(ctx context.Context) error {
 	if h.history == 0 {
 		return nil
 	}
-	return h.store.Retire(ctx, time.Now().Add(-h.history).UnixMilli())
+	states, err := h.store.Partitions(ctx)
+	if err != nil {
+		return err
+	}
+	return h.store.Retire(ctx, recordTime(states, time.Now()).Add(-h.history).UnixMilli())
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
+	"github.com/starling-im/starling/common/store/shards"
 )
 
 // houseStore notes what housekeeping asks for.
@@ -45,7 +46,7 @@ func TestKeepsHouse(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := &houseStore{Store: memstore.New()}
 			cfg := &Config{OutcomeRetention: 8 * 24 * time.Hour, HistoryRetention: history}
-			house := newHouse(zap.NewNop(), prometheus.NewRegistry(), s, cfg)
+			house := newHouse(zap.NewNop(), prometheus.NewRegistry(), shards.Shard{Store: s}, cfg)
 			start := time.Now().UTC()
 			behind := start.Add(-50 * time.Hour)
 			p := record.PartitionID{Topic: record.TopicMessages}
@@ -66,7 +67,7 @@ func TestKeepsHouse(t *testing.T) {
 			old := behind.Add(-8 * 24 * time.Hour)
 			want := [][]time.Time{{start, one, two}, {old, old}, nil}
 			if history > 0 {
-				want[2] = []time.Time{one.Add(-history), two.Add(-history)}
+				want[2] = []time.Time{behind.Add(-history), behind.Add(-history)}
 			}
 			if d := cmp.Diff(want, [][]time.Time{s.prepared, s.purged, s.retired}); d != "" {
 				t.Errorf("history %v: prepared, purged, retired (-want +got):\n%s", history, d)

@@ -47,7 +47,7 @@ func newWorker(cfg *Config, d *Deps, log *zap.Logger, epoch uint64, shard shards
 		return nil, fmt.Errorf("job.id: %q is not 1-64 of [A-Za-z0-9._@-] with the name of a shard after it; give a shorter one", w.server)
 	}
 	w.lease = registry.Lease{Tier: registry.TierJob, Server: w.server, Epoch: epoch}
-	w.house = newHouse(w.log, w.reg, shard.Store, cfg)
+	w.house = newHouse(w.log, w.reg, shard, cfg)
 	var err error
 	w.deliverer, err = deliver.New(cfg.Deliver, deliver.Deps{
 		Server: w.server, Log: w.log, Metrics: w.reg, Registry: d.Registry, Producer: d.Producer,

@@ -64,6 +64,8 @@ type Manager struct {
 	units  []*unit // in order of registration
 	byName map[string]*unit
 	ended  chan error // what Run functions returned, one each
+	// stopStarting ends the Start under way, if any.
+	stopStarting context.CancelFunc
 
 	mu sync.Mutex // guards phase, since and err of units, draining, active
 	// active is what this Run has picked, in order of start.
@@ -100,7 +102,10 @@ func (m *Manager) Run(ctx context.Context, targets ...string) error {
 	m.mu.Unlock()
 	m.ended = make(chan error, len(order))
 
-	started, errs := m.startAll(ctx, order)
+	starting, stop := context.WithCancel(ctx)
+	defer stop()
+	m.stopStarting = stop
+	started, errs := m.startAll(ctx, starting, order)
 	if len(errs) == 0 {
 		select {
 		case <-ctx.Done():
@@ -167,7 +172,8 @@ func (m *Manager) Names() []string {
 
 // startAll starts one after another and stops at the first failure, at the end
 // of ctx or when the Run of a started module returns.
-func (m *Manager) startAll(ctx context.Context, order []*unit) (started []*unit, errs []error) {
+// Then starting, which Start functions get, ends too: one may be waiting.
+func (m *Manager) startAll(ctx, starting context.Context, order []*unit) (started []*unit, errs []error) {
 	for _, u := range order {
 		select {
 		case err := <-m.ended:
@@ -178,8 +184,13 @@ func (m *Manager) startAll(ctx context.Context, order []*unit) (started []*unit,
 		}
 		m.setPhase(u, PhaseStarting, nil)
 		began := time.Now()
-		if err := m.call(ctx, u, "start", u.Start); err != nil {
+		if err := m.call(starting, u, "start", u.Start); err != nil {
 			m.setPhase(u, PhaseFailed, err)
+			select {
+			case ended := <-m.ended: // why it was ended
+				return started, append(errs, ended)
+			default:
+			}
 			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 				return started, errs // asked to stop while it waited: no failure
 			}
@@ -213,6 +224,7 @@ func (m *Manager) launch(ctx context.Context, u *unit) {
 			}
 			if err != nil || !asked {
 				m.ended <- err
+				m.stopStarting()
 			}
 		})
 	}()

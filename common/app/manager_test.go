@@ -251,6 +251,25 @@ func TestInterruptedStart(t *testing.T) {
 	})
 }
 
+// A module that ends while another waits in its Start ends the process.
+func TestEndsWhileAnotherStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, j := newTest(t), &journal{}
+		gone := errors.New("gone")
+		m.Register("a", Module{
+			Run:  func(context.Context) error { time.Sleep(time.Second); return gone },
+			Stop: func(context.Context) error { j.add("stop a"); return nil },
+		})
+		m.Register("slow", Module{Start: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+		if err := m.Run(t.Context(), "a", "slow"); !errors.Is(err, gone) || errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if diff := cmp.Diff("stop a", j.String()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestReadyAndStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newTest(t)

@@ -131,7 +131,7 @@ func (x *consumer) Run(ctx context.Context, o Owner) error {
 	work.Go(r.watch)
 	err := r.loop() //nolint:contextcheck // r.ctx is ctx
 	cancel()
-	r.leave()
+	r.leave() //nolint:contextcheck // ctx has ended
 	close(r.batches)
 	work.Wait()
 	x.mu.Lock()

@@ -56,13 +56,13 @@ func (r *run) offerMoved() {
 				moved = append(moved, p)
 			}
 		}
-		r.offer(moved, "the topic was deleted and made again")
+		r.offer(moved, true, "the topic was deleted and made again")
 	default:
 	}
 	if r.misplaced && r.err == nil {
 		r.misplaced = false
 		if lost := r.findMisplaced(); r.err == nil {
-			r.offer(lost, "the log does not have the next record")
+			r.offer(lost, false, "the log does not have the next record")
 		}
 	}
 }
@@ -100,7 +100,8 @@ func (r *run) findMisplaced() []record.PartitionID {
 
 // offer takes partitions from the owner and asks it anew where to start, as if
 // they had left and come back.
-func (r *run) offer(ps []record.PartitionID, why string) {
+// With another, offsets are of another topic: none is committed.
+func (r *run) offer(ps []record.PartitionID, another bool, why string) {
 	if len(ps) == 0 || r.err != nil {
 		return
 	}
@@ -111,7 +112,7 @@ func (r *run) offer(ps []record.PartitionID, why string) {
 		tps[i] = kafka.TopicPartition{Topic: &p.Topic, Partition: p.Number}
 	}
 	r.join()
-	r.revoked(tps, false)
+	r.revoked(tps, another)
 	if r.err != nil {
 		return
 	}

@@ -46,6 +46,7 @@ func (r *run) take(tps []kafka.TopicPartition, starts map[record.PartitionID]int
 		if start, ok := starts[idOf(tp)]; ok {
 			tp.Offset = kafka.Offset(start)
 			taken = append(taken, tp)
+			delete(r.declined, idOf(tp))
 		} else {
 			r.declined[idOf(tp)] = struct{}{}
 		}

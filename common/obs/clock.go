@@ -72,6 +72,9 @@ func (w *ClockWatch) Check(ctx context.Context) error {
 
 // measure returns nil where the clock is right or cannot be read.
 func (w *ClockWatch) measure(ctx context.Context, c Clock) *ClockError {
+	// A longer way has a larger error than what is looked for.
+	ctx, cancel := context.WithTimeout(ctx, clockLimit)
+	defer cancel()
 	d, err := c.Offset(ctx)
 	if err != nil {
 		w.offset.DeleteLabelValues(c.Name)

@@ -244,9 +244,36 @@ func TestWrongPasswords(t *testing.T) {
 	} {
 		c := sentinelConfig(s)
 		change(&c)
-		if err := newRedis(t, c).Ping(t.Context()); err == nil {
-			t.Errorf("a wrong password of %s is none", name)
+		if err := newRedis(t, c).Check(t.Context()); err == nil || name == "redis" && !errors.Is(err, registry.ErrRefused) {
+			t.Errorf("a wrong password of %s: %v", name, err)
 		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	s := redistest.Start(t)
+	check := func() error { return newRedis(t, testConfig(s.Addr)).Check(t.Context()) }
+	if err := check(); err != nil {
+		t.Error(err)
+	}
+	s.Do("config", "set", "maxmemory", "100mb")
+	if err := check(); err != nil {
+		t.Errorf("a bound without eviction: %v", err)
+	}
+	s.Do("config", "set", "maxmemory-policy", "volatile-lru")
+	if err := check(); !errors.Is(err, registry.ErrRefused) || !strings.Contains(err.Error(), "noeviction") {
+		t.Errorf("eviction: %v", err)
+	}
+	c := testConfig(s.Addr)
+	c.Username = "limited"
+	_ = c.Password.Set("x")
+	s.Do("acl", "setuser", "limited", "on", ">x", "~*", "-@all")
+	if err := newRedis(t, c).Check(t.Context()); !errors.Is(err, registry.ErrRefused) {
+		t.Errorf("without rights: %v", err)
+	}
+	s.Kill()
+	if err := check(); err == nil || errors.Is(err, registry.ErrRefused) {
+		t.Errorf("without a server: %v", err)
 	}
 }
 

@@ -37,14 +37,51 @@ func refusal(err error) error {
 	return nil
 }
 
-// Check asks Redis whether it lets this client in. ErrRefused: it does not. Any
+// Check asks Redis whether it lets this client in and keeps what it is given.
+// ErrRefused: it does not. Any
 // other error may pass by itself, and all can do without Redis until then.
 func (r *Redis) Check(ctx context.Context) error {
 	err := r.Ping(ctx)
 	if refused := refusal(err); refused != nil {
 		return refused
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return r.checkEviction(ctx)
+}
+
+// checkEviction refuses servers that throw keys away when their memory is full:
+// the index would count as known with routes missing. A server that does not
+// tell is taken to be right.
+func (r *Redis) checkEviction(ctx context.Context) error {
+	err := r.do(ctx, "check", func(ctx context.Context) error {
+		return r.eachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+			info, err := c.Info(ctx, "memory").Result()
+			if err != nil {
+				return nil //nolint:nilerr // it does not tell
+			}
+			return evicts(info)
+		})
+	})
+	if errors.Is(err, ErrRefused) {
+		return err
+	}
+	return nil
+}
+
+func evicts(info string) error {
+	values := map[string]string{}
+	for line := range strings.Lines(info) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			values[k] = v
+		}
+	}
+	policy := values["maxmemory_policy"]
+	if values["maxmemory"] == "0" || policy == "" || policy == "noeviction" {
+		return nil
+	}
+	return fmt.Errorf("%w: maxmemory-policy is %s, under which it throws routes of users away unseen; set maxmemory-policy noeviction", ErrRefused, policy)
 }
 
 // alarm tells of a refusal while running, again each minute.

@@ -27,7 +27,7 @@ func Suitable(edges []Lease, region string) []Lease {
 		if l.Draining || l.URL == "" || l.Weight <= 0 {
 			continue
 		}
-		all = append(all, candidate{lease: l, far: l.Region != region})
+		all = append(all, candidate{lease: l, far: region != "" && l.Region != region})
 		load += float64(max(l.Load, 0))
 		weight += float64(l.Weight)
 	}

@@ -191,7 +191,8 @@ func (l *Load) compare() {
 
 // Worst returns the longest time from a moment (or the acknowledgement, if that
 // was later) until somebody had a message which was acknowledged in a span,
-// among those for who is counted in (nil: everybody).
+// among those for who is counted in (nil: everybody). What is not there yet
+// counts until now.
 func (l *Load) Worst(from, to, since time.Time, who func(*loadUser) bool) (worst time.Duration, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -200,7 +201,11 @@ func (l *Load) Worst(from, to, since time.Time, who func(*loadUser) bool) (worst
 			continue
 		}
 		n++
-		for u, at := range m.got {
+		for _, u := range m.to {
+			at := m.got[u]
+			if at.IsZero() {
+				at = time.Now() // not there yet
+			}
 			if who == nil || who(u) {
 				begin := m.acked
 				if since.After(begin) {

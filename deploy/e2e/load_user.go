@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -151,9 +152,7 @@ func (u *loadUser) sync(ctx context.Context, c *starling.Client) error {
 	defer cancel()
 	u.mu.Lock()
 	ask := wire.Sync{Cursors: make(map[wire.ConvID]int64, len(u.cursors)), Limit: 500}
-	for conv, seq := range u.cursors {
-		ask.Cursors[conv] = seq
-	}
+	maps.Copy(ask.Cursors, u.cursors)
 	u.mu.Unlock()
 	for {
 		ok, err := c.Sync(ctx, ask)
@@ -194,7 +193,7 @@ func (u *loadUser) advance(conv wire.ConvID, upto int64) {
 
 // push takes what the server says by itself.
 func (u *loadUser) push(f wire.Frame) {
-	switch f.Op {
+	switch f.Op { //nolint:exhaustive // the rest is for others
 	case wire.OpLagged:
 		u.syncSoon()
 	case wire.OpReconnect:

@@ -90,7 +90,7 @@ func (s *Servers) End(t testing.TB, sig syscall.Signal, names ...string) {
 		Eventually(t, time.Minute, name+" has ended", func() error {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			if err != nil || strings.Contains(string(stat), ") Z ") {
-				return nil
+				return nil //nolint:nilerr // gone
 			}
 			return fmt.Errorf("pid %d is there", pid)
 		})

@@ -1,14 +1,15 @@
 # What up, down and status share: the services, their folders, ports and processes.
 #
 # STARLING_LOCAL       folder of data, logs and pids (default data/local of this checkout)
-# STARLING_LOCAL_PORT  first of the ports (default 7000): Redis +379, MariaDB +306, Kafka +92, +93, +94, its controllers +192, +193, +194
+# STARLING_LOCAL_PORT  first of the ports (default 7000): Redis +379, MariaDB +306, Kafka +92, +93, +94, its controllers +192, +193, +194; kept with the folder
 # KAFKA_VERSION        of Apache Kafka (default below); its jars are kept in the user's cache
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 dir=${STARLING_LOCAL:-$(cd "$here/../.." && pwd)/data/local}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-port=${STARLING_LOCAL_PORT:-7000}
+# The ports belong to the folder: what was started on them is known by them.
+port=$(cat "$dir/port" 2>/dev/null || echo "${STARLING_LOCAL_PORT:-7000}")
 redis_port=$((port + 379)) mariadb_port=$((port + 306)) kafka_port=$((port + 92)) controller_port=$((port + 192))
 kafka_version=${KAFKA_VERSION:-4.1.2}
 kafka_home=${XDG_CACHE_HOME:-$HOME/.cache}/starling/kafka-$kafka_version
@@ -18,6 +19,8 @@ fail() {
   echo "deploy/local: $*" >&2
   exit 1
 }
+
+[ "$port" = "${STARLING_LOCAL_PORT:-$port}" ] || fail "$dir was made with STARLING_LOCAL_PORT=$port; use that, or another folder (STARLING_LOCAL)"
 
 # alive PIDFILE NAME: the process is there, is no zombie, and is ours (a number may have gone to another).
 alive() {

@@ -12,7 +12,8 @@ mariadb_up() {
   fi
   # The path of a socket is bounded to 107 bytes, so it is no part of a folder that may be deep.
   launch mariadb mariadbd --no-defaults "${user[@]}" --datadir="$dir/mariadb/data" --bind-address=127.0.0.1 --port="$mariadb_port" \
-    --socket="$(mariadb_socket)" --character-set-server=utf8mb4 --skip-name-resolve --innodb-buffer-pool-size=256M --innodb-log-file-size=128M
+    --socket="$(mariadb_socket)" --character-set-server=utf8mb4 --skip-name-resolve --innodb-buffer-pool-size=1G --innodb-log-file-size=512M \
+    --innodb-flush-neighbors=0 --innodb-io-capacity=2000
 }
 
 mariadb_socket() { echo "/tmp/starling-mariadb-$mariadb_port.sock"; }

@@ -36,6 +36,7 @@ mysql_command() {
 mysql_up() {
   local command
   mysql_fetch >"$dir/mysql-fetch.log" 2>&1 || return 1
+  rm -rf "$dir/mysql"
   mkdir -p "$dir/mysql"
   cat >"$dir/mysql/init.sql" <<X
 CREATE DATABASE im CHARACTER SET utf8mb4;
@@ -53,10 +54,10 @@ mysql_down() {
   local pid
   alive "$dir/mysql.pid" "$dir/mysql/data" || return 0
   pid=$(cat "$dir/mysql.pid")
-  kill "$pid"
+  kill "$pid" || true
   for _ in $(seq 300); do
     alive "$dir/mysql.pid" "$dir/mysql/data" || return 0
     sleep 0.1
   done
-  kill -9 "$pid"
+  kill -9 "$pid" || true
 }

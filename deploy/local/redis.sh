@@ -1,8 +1,8 @@
-# Debian's Redis. Appended to a file, as in production, though Starling would not miss it.
+# Debian's Redis, kept in memory alone: to Starling it is an index that is made anew where it is lost.
 redis_up() {
   alive "$dir/redis.pid" "$(marker redis)" && return
   mkdir -p "$dir/redis"
-  launch redis redis-server --port "$redis_port" --bind 127.0.0.1 --dir "$dir/redis" --save "" --appendonly yes --daemonize no
+  launch redis redis-server --port "$redis_port" --bind 127.0.0.1 --dir "$dir/redis" --save "" --appendonly no --daemonize no
 }
 
 redis_ready() {

@@ -84,7 +84,7 @@ func (c *Config) conns() int {
 	if c.Conns <= 0 {
 		return 16
 	}
-	return c.Conns
+	return max(c.Conns, 2) // housekeeping holds one while it asks for another
 }
 
 // What a session waits for. A host that died, or was frozen, in the middle of a

@@ -154,7 +154,8 @@ func (s *Store) alone(ctx context.Context, wait bool, f func(conn *sql.Conn) err
 	defer discard(conn) // with its lock and settings
 	set, seconds := "SET SESSION wait_timeout = 3600, SESSION lock_wait_timeout = 2", 0
 	if wait {
-		set, seconds = "SET SESSION wait_timeout = 3600", lockSeconds
+		// A minute: all others wait behind it meanwhile.
+		set, seconds = "SET SESSION wait_timeout = 3600, SESSION lock_wait_timeout = 60", lockSeconds
 	}
 	if _, err := conn.ExecContext(ctx, set); err != nil {
 		return fmt.Errorf("lock the schema: %w", err)

@@ -146,6 +146,9 @@ func (s *Store) History(ctx context.Context, u wire.UserID, conv wire.ConvID, af
 	if err != nil {
 		return nil, err
 	}
+	if len(ranges) == 0 {
+		return nil, nil
+	}
 	read := func(query reading) ([]store.Row, error) { return page(ctx, query, c.ID, ranges, after == 0, limit) }
 	out, ok := s.fromReplica(ctx, c, read)
 	if !ok {

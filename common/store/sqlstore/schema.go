@@ -33,6 +33,7 @@ const migrateSession = time.Hour
 // Migrate makes the schema or brings it up to this binary's version. Several
 // processes may call it at once.
 func Migrate(ctx context.Context, cfg Config) (err error) {
+	cfg.Timeout = 0 // a change of a large table takes what it takes
 	s, err := New(cfg, nil)
 	if err != nil {
 		return err

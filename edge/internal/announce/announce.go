@@ -48,7 +48,7 @@ type Events struct {
 	HelloChanged func()                 // epoch or unlisted are others now
 	Missed       func()                 // sessions may have missed anything
 	Newer        func(m *roster.Member) // a newer connection of its device is elsewhere
-	// Older: a connection of m's device stood at another edge when m logged in.
+	// Older: a connection of m's device stood at another edge when m was written.
 	Older func(m *roster.Member, r registry.Route)
 }
 
@@ -196,6 +196,8 @@ func (a *Announcer) announce(ctx context.Context, ms []*roster.Member) error {
 				a.dropRoute(m)
 			case newer(m, stood[m.User]):
 				a.events.Newer(m)
+			default:
+				a.older(m, stood[m.User])
 			}
 		}
 		ms = ms[n:]

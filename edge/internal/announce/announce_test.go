@@ -78,7 +78,8 @@ func run(t *testing.T, cfg Config, f func(t *testing.T, r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{reg: &counting{Registry: memregistry.New()}, roster: roster.New()}
 		r.a = New(cfg, r.reg, r.roster, Events{
-			Load: func() int64 { return 3 }, HelloChanged: func() { r.hellos.Add(1) },
+			Older: func(*roster.Member, registry.Route) {},
+			Load:  func() int64 { return 3 }, HelloChanged: func() { r.hellos.Add(1) },
 			Missed: func() { r.missed.Add(1) }, Newer: func(*roster.Member) { r.newer.Add(1) },
 		}, prometheus.NewRegistry(), zap.NewNop())
 		r.a.Start(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: "e1", URL: "ws://e1"})

@@ -44,7 +44,8 @@ func startPair(t *testing.T, reg registry.Registry, ttl time.Duration) *pair {
 		m, _ := members.Connect(nil, roster.Identity{User: wire.UserID("on-" + id), Device: "web", Conn: 1})
 		members.Open(m, nil, 0)
 		a := New(Config{TTL: ttl, Round: time.Hour}, r, members, Events{
-			Load: func() int64 { return 1 }, HelloChanged: func() {}, Missed: func() { p.missed <- id }, Newer: func(*roster.Member) {},
+			Older: func(*roster.Member, registry.Route) {},
+			Load:  func() int64 { return 1 }, HelloChanged: func() {}, Missed: func() { p.missed <- id }, Newer: func(*roster.Member) {},
 		}, prometheus.NewRegistry(), zap.NewNop())
 		a.Start(t.Context(), registry.Lease{Tier: registry.TierEdge, Server: id})
 		t.Cleanup(func() { a.Stop(context.WithoutCancel(t.Context())) })

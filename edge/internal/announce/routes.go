@@ -63,7 +63,7 @@ func (a *Announcer) Put(ctx context.Context, m *roster.Member) bool {
 	}
 }
 
-// older reports what a log-in replaced at other edges.
+// older reports what a route replaced at other edges.
 func (a *Announcer) older(m *roster.Member, stood []registry.Route) {
 	here := a.Lease().Server
 	for _, r := range stood {

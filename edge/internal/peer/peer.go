@@ -29,7 +29,9 @@ const (
 	queued     = 4096
 	callers    = 4
 	callTime   = time.Second
-	leasesLast = time.Second // leases that were read are good for so long
+	leasesLast = time.Second // leases that were read are good for so long,
+	// and for less where a route names one that is not among them.
+	leasesApart = 20 * time.Millisecond
 )
 
 // Leases is what a Caller needs of the registry.
@@ -139,6 +141,12 @@ func (c *Caller) client(ctx context.Context, r registry.Route) (rpcpb.EdgeClient
 		}
 	}
 	e := c.edges[r.Server]
+	if (e == nil || e.lease.Epoch < r.Epoch) && time.Since(c.read) > leasesApart { // it may be newer than what was read
+		if err := c.refreshLocked(ctx); err != nil {
+			return nil, err
+		}
+		e = c.edges[r.Server]
+	}
 	if e == nil || e.lease.Epoch != r.Epoch {
 		return nil, nil
 	}

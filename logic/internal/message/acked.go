@@ -13,6 +13,9 @@ const (
 	ackedQueue = 65_536
 	ackedBatch = 512
 	ackedWait  = time.Second
+	// ackedPause lets marks gather: a call to Redis for each of them is 6 % of
+	// logic's work at 1,000 messages/s, and who retries sooner costs a record.
+	ackedPause = 20 * time.Millisecond
 )
 
 // ackedMark is an acknowledged reservation on its way to the index.
@@ -35,13 +38,27 @@ func (s *Service) mark(r registry.Reservation, ts int64) {
 // left.
 func (s *Service) Run(ctx context.Context) error {
 	batch := make([]ackedMark, 0, ackedBatch)
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			s.markBatch(context.WithoutCancel(ctx), s.take(batch[:0]))
 			return nil
+		case <-pause.C:
+		}
+		select {
+		case <-ctx.Done():
+			s.markBatch(context.WithoutCancel(ctx), s.take(batch[:0]))
+			return nil
 		case m := <-s.acked:
-			s.markBatch(context.WithoutCancel(ctx), s.take(append(batch[:0], m)))
+			batch = s.take(append(batch[:0], m))
+			s.markBatch(context.WithoutCancel(ctx), batch)
+		}
+		if len(batch) < ackedBatch {
+			pause.Reset(ackedPause)
+		} else {
+			pause.Reset(0)
 		}
 	}
 }

@@ -233,23 +233,23 @@ func (b *Buffer) flush(ctx context.Context) error {
 		b.mu.Unlock()
 		close(f.done)
 	}()
+	// A batch that fails is no reason to leave the others: of several shards one
+	// may be away.
+	var errs []error
 	batch := make([]store.CursorMove, 0, min(len(taken), FlushCount))
 	for k, m := range taken {
 		batch = append(batch, store.CursorMove{User: k.user, Device: k.device, Conv: k.conv, Delivered: m.delivered, Read: m.read})
 		if len(batch) < FlushCount {
 			continue
 		}
-		if err := b.write(ctx, batch, taken); err != nil {
-			b.giveBack(taken)
-			return err
-		}
+		errs = append(errs, b.write(ctx, batch, taken))
 		batch = batch[:0]
 	}
-	if err := b.write(ctx, batch, taken); err != nil {
+	err := errors.Join(append(errs, b.write(ctx, batch, taken))...)
+	if err != nil {
 		b.giveBack(taken)
-		return err
 	}
-	return nil
+	return err
 }
 
 // write moves one batch, tells of it, and takes it out of what was taken.
@@ -267,6 +267,17 @@ func (b *Buffer) write(ctx context.Context, batch []store.CursorMove, taken map[
 		conns[uc] = append(conns[uc], taken[k].conn)
 		if err == nil {
 			delete(taken, k)
+		}
+	}
+	if err != nil { // what stands all the same need not be written again
+		stand := make(map[userConv]bool, len(states))
+		for i := range states {
+			stand[userConv{states[i].User, states[i].Conv}] = true
+		}
+		for _, m := range batch {
+			if stand[userConv{m.User, m.Conv}] {
+				delete(taken, key{m.User, m.Device, m.Conv})
+			}
 		}
 	}
 	b.tell(ctx, states, conns) // with an error, too: what stands grows only once

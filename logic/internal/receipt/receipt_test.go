@@ -253,7 +253,7 @@ func TestHalfTheStoreAway(t *testing.T) {
 		w.mu.Unlock()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if len(w.calls) != 1 || len(w.calls[0]) != 2 || len(w.pushes) != 1 {
+		if len(w.calls) != 1 || len(w.calls[0]) != 1 || w.calls[0][0].Conv != "p:bob:carol" || len(w.pushes) != 1 {
 			t.Errorf("back again: calls %v, told %v", w.calls, w.pushes)
 		}
 	})
