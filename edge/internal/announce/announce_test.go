@@ -27,6 +27,7 @@ type counting struct {
 	*memregistry.Registry
 	puts atomic.Int64
 	slow time.Duration
+	late atomic.Int64 // ns that the next renewal takes to arrive
 	fail atomic.Bool
 	deaf atomic.Bool // removals fail
 
@@ -38,6 +39,11 @@ func (c *counting) once(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.before = f
+}
+
+func (c *counting) Renew(ctx context.Context, l registry.Lease, ttl time.Duration) (registry.Standing, error) {
+	time.Sleep(time.Duration(c.late.Swap(0)))
+	return c.Registry.Renew(ctx, l, ttl)
 }
 
 func (c *counting) DropRoute(ctx context.Context, u wire.UserID, r registry.Route) error {
@@ -299,6 +305,27 @@ func TestElsewhereSpreads(t *testing.T) {
 		r.reg.SetAway(true)
 		if urls := r.a.Elsewhere(t.Context())(); urls == nil || len(urls) != 0 {
 			t.Errorf("with the registry away: %v", urls)
+		}
+	})
+}
+
+// A renewal that was sent in time and arrives too late has a lapse behind it all
+// the same: others may have taken this edge for dead.
+func TestRenewalArrivesLate(t *testing.T) {
+	run(t, Config{TTL: 6 * time.Second, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		r.a.Put(t.Context(), r.member("bob", 1))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		before, missed := r.a.Lease().Epoch, r.missed.Load()
+		r.reg.late.Store(int64(5 * time.Second)) // and 2 s since the one before
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if now := r.a.Lease().Epoch; now <= before || r.missed.Load() == missed {
+			t.Errorf("epoch %d, was %d; told %d times that something was missed", now, before, r.missed.Load()-missed)
+		}
+		if routes := r.user(t, "bob"); len(routes) != 1 || routes[0].Epoch != r.a.Lease().Epoch {
+			t.Errorf("routes %v", routes)
 		}
 	})
 }

@@ -67,7 +67,7 @@ func (a *Announcer) renewing(ctx context.Context) {
 // renew writes the lease and does what its answer asks for.
 func (a *Announcer) renew(ctx context.Context) {
 	start := time.Now()
-	l := a.present(start)
+	l, raised := a.present(start)
 	st, err := a.write(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -76,6 +76,15 @@ func (a *Announcer) renew(ctx context.Context) {
 		return
 	}
 	a.mu.Lock()
+	if !raised && !a.renewed.IsZero() && time.Since(a.renewed) > a.cfg.TTL {
+		a.mu.Unlock()
+		// It may have lapsed before this arrived: the next one, at once, finds it so.
+		select {
+		case a.wake <- struct{}{}:
+		default: // asked for already
+		}
+		return
+	}
 	// With nobody here nothing of ours can be missing from it.
 	emptied := st.Announce && l.Load > 0 && !a.renewed.IsZero()
 	a.renewed = start
@@ -98,22 +107,22 @@ func (a *Announcer) renew(ctx context.Context) {
 
 // present returns the lease to be written at a time: one that has lapsed gets a
 // new epoch.
-func (a *Announcer) present(start time.Time) registry.Lease {
+func (a *Announcer) present(start time.Time) (l registry.Lease, lapsed bool) {
 	a.mu.Lock()
 	a.lease.Load = a.events.Load()
-	lapsed := !a.renewed.IsZero() && start.Sub(a.renewed) > a.cfg.TTL
+	lapsed = !a.renewed.IsZero() && start.Sub(a.renewed) > a.cfg.TTL
 	if lapsed {
 		a.lease.Epoch = max(a.lease.Epoch+1, uint64(start.UnixMilli()))
 		a.owes = true
 	}
-	l := a.lease
+	l = a.lease
 	a.mu.Unlock()
 	if lapsed {
 		a.metrics.lapses.Inc()
 		a.log.Warn("the lease lapsed; all sessions are announced anew", zap.Uint64("epoch", l.Epoch))
 		a.unlist()
 	}
-	return l
+	return l, lapsed
 }
 
 // settleTime is how long joins written before an index was emptied may still be
