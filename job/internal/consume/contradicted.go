@@ -64,6 +64,9 @@ func (s *Shard) remind(ctx context.Context) {
 		s.reminded = time.Now()
 	}
 	s.mu.Unlock()
+	// One time for all: offsets are committed by whoever is waiting here.
+	ctx, cancel := context.WithTimeout(ctx, epochTime)
+	defer cancel()
 	for _, le := range list {
 		if s.elsewhere(ctx, le) {
 			s.mu.Lock()
@@ -78,8 +81,6 @@ func (s *Shard) remind(ctx context.Context) {
 }
 
 func (s *Shard) elsewhere(ctx context.Context, le *machine.LogError) bool {
-	ctx, cancel := context.WithTimeout(ctx, epochTime)
-	defer cancel()
 	epoch, err := s.d.Machine.Epoch(ctx, le.PartitionID)
 	return err == nil && epoch > le.Epoch
 }
