@@ -74,6 +74,7 @@ type tier struct {
 	messages *message.Service
 	receipts *receipt.Buffer
 	probe    *probe
+	readyz   func() error // what /readyz asks; set before anything runs
 	http     *api.Server
 	rpc      *rpcserver.Server
 	serve    *serving
@@ -85,12 +86,11 @@ func Register(m app.Registrar, cfg Config, d Deps) error {
 	if err != nil {
 		return err
 	}
-	ready := t.ready
 	if _, ok := m.(*app.Manager); ok {
-		ready = app.ReadyOf(m, Module) // shows draining, too
+		t.readyz = app.ReadyOf(m, Module) // shows draining, too
 	}
 	admin, err := obs.NewAdmin(obs.AdminConfig{Addr: cfg.AdminAddr, Key: Prefix + "admin-addr", Modules: app.StatesOf(m)},
-		t.d.Gatherer, ready, t.d.Log)
+		t.d.Gatherer, t.readyz, t.d.Log)
 	if err != nil {
 		return fmt.Errorf("logic.admin: %w", err)
 	}
@@ -117,6 +117,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	}
 	id := cfg.id()
 	t := &tier{cfg: cfg, d: d, probe: newProbe(d.Store, d.Metrics, d.Log)}
+	t.readyz = t.ready
 	t.worker = worker.New(string(id)+"/"+rand.Text()[:8], d.Store, d.Log, time.Now)
 	hist, err := t.useCases()
 	if err != nil {
@@ -175,7 +176,7 @@ func (t *tier) faces(hist *history.Service) error {
 	}
 	t.http, err = api.New(t.cfg.HTTPAddr, api.Deps{
 		Log: d.Log, Metrics: api.NewMetrics(d.Metrics), Messages: t.messages, Groups: groups, History: hist, Presence: where,
-		Tokens: d.Tokens, Verifier: d.Verifier, Embedded: d.Embedded || t.cfg.OpenLogin, Ready: t.ready, Page: web.Files(),
+		Tokens: d.Tokens, Verifier: d.Verifier, Embedded: d.Embedded || t.cfg.OpenLogin, Ready: func() error { return t.readyz() }, Page: web.Files(),
 	})
 	if err != nil {
 		return fmt.Errorf("logic: %w", err)
