@@ -85,7 +85,8 @@ func (s *Store) Partitions(ctx context.Context) ([]store.PartitionState, error) 
 // known ones.
 func (s *Store) CheckLayout(ctx context.Context, layout map[string]string) error {
 	return s.do(ctx, "CheckLayout", func() error {
-		for name, want := range layout {
+		for _, name := range slices.Sorted(maps.Keys(layout)) { // the first is told
+			want := layout[name]
 			if have, ok := s.layout[name]; ok && have != want {
 				return fmt.Errorf("%s: %s, but %s is stored: %w", name, want, have, store.ErrLayout)
 			}
