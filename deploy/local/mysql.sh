@@ -8,7 +8,8 @@ mysql_dsn() { echo "im:im@tcp(127.0.0.1:$mysql_port)/im"; }
 mysql_fetch() {
   [ -f "$mysql_home/complete" ] && return
   local apt=$mysql_home/apt mirror options deb
-  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v '^ *#' | grep -oE 'https?://[^ ]+/debian(/| |$)' | head -1 | tr -d ' ') || return 1
+  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v '^ *#' | grep -oE 'https?://[^ ]+/debian(/| |$)' | head -1 | tr -d ' ' || true)
+  [ -n "$mirror" ] || { echo "no Debian mirror in the sources of apt"; return 1; }
   mkdir -p "$apt"/{lists/partial,cache/archives/partial,etc/sources.list.d,etc/preferences.d,etc/apt.conf.d} "$mysql_home/root" || return 1
   : >"$apt/status"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$apt/etc/sources.list"
