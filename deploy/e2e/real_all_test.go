@@ -2,7 +2,9 @@ package e2e
 
 import "testing"
 
-// TestRealAllInOne runs the scenarios on one process and real servers.
+// TestRealAllInOne runs the scenarios on one process and real servers. This file
+// is the first of those by name: the faults, which are timed, come when the
+// brokers have been at work for a while and their compilers are done.
 func TestRealAllInOne(t *testing.T) {
 	runScenarios(t, RealServers(t, binary).All(t, patient()...))
 }
