@@ -75,16 +75,10 @@ func (a *Announcer) renew(ctx context.Context) {
 		}
 		return
 	}
-	a.mu.Lock()
-	if !raised && !a.renewed.IsZero() && time.Since(a.renewed) > a.cfg.TTL {
-		a.mu.Unlock()
-		// It may have lapsed before this arrived: the next one, at once, finds it so.
-		select {
-		case a.wake <- struct{}{}:
-		default: // asked for already
-		}
+	if !raised && a.late() {
 		return
 	}
+	a.mu.Lock()
 	// With nobody here nothing of ours can be missing from it.
 	emptied := st.Announce && l.Load > 0 && !a.renewed.IsZero()
 	a.renewed = start
@@ -103,6 +97,21 @@ func (a *Announcer) renew(ctx context.Context) {
 		// though the index stays unknown until all edges have announced.
 		a.events.Missed()
 	}
+}
+
+// late says whether a renewal that was sent in time may have arrived after the
+// lease had lapsed. Then the next one, at once, finds it so.
+func (a *Announcer) late() bool {
+	a.mu.Lock()
+	late := !a.renewed.IsZero() && time.Since(a.renewed) > a.cfg.TTL
+	a.mu.Unlock()
+	if late {
+		select {
+		case a.wake <- struct{}{}:
+		default: // asked for already
+		}
+	}
+	return late
 }
 
 // present returns the lease to be written at a time: one that has lapsed gets a
