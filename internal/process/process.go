@@ -85,8 +85,9 @@ func OS() IO {
 
 // Settings are those that every binary has.
 type Settings struct {
-	App app.Config
-	Log obs.Config
+	App    app.Config
+	Log    obs.Config
+	Memory Memory
 }
 
 // Flags returns a flag set with the settings of p and those of every binary.
@@ -96,6 +97,7 @@ func Flags(name string, p Program) (*flag.FlagSet, *Settings) {
 	s := &Settings{}
 	s.App.RegisterFlags(fs, "app.")
 	s.Log.RegisterFlags(fs, "log.")
+	s.Memory.RegisterFlags(fs, "memory.")
 	p.RegisterFlags(fs)
 	return fs, s
 }
@@ -132,7 +134,7 @@ func ExitCode(err error) int {
 func run(ctx context.Context, name string, p Program, std IO) error {
 	fs, set := Flags(name, p)
 	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
-		return errors.Join(set.App.Validate(), set.Log.Validate(), p.Validate())
+		return errors.Join(set.App.Validate(), set.Log.Validate(), set.Memory.Validate(), p.Validate())
 	})
 	if err != nil || done {
 		return err
@@ -151,6 +153,8 @@ func run(ctx context.Context, name string, p Program, std IO) error {
 	log.Info("starting", zap.String("program", name), zap.Stringer("build", buildinfo.Read()),
 		zap.String("config_digest", config.Digest(fs)), zap.Int("gomaxprocs", runtime.GOMAXPROCS(0)))
 
+	ballast := set.Memory.ballast()
+	defer runtime.KeepAlive(ballast)
 	ctx, stop := app.Signals(ctx)
 	defer stop()
 	env := &Env{Manager: app.New(set.App, log), Log: log, Metrics: newMetrics(), Stdout: std.Stdout}
