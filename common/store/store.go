@@ -54,9 +54,10 @@ type Counts struct {
 	First    int64 // offset of the first record counted (the log's start at the first claim)
 }
 
-// Conversation is the head of a timeline. ID is 0 while the row is new.
+// Conversation is the head of a timeline.
 type Conversation struct {
-	ID      int64
+	ID      int64 // unique in the shard: the id of the record that began it
+	New     bool  // not stored yet; Commit clears it
 	Conv    wire.ConvID
 	MaxSeq  int64
 	MinSeq  int64 // oldest seq still kept; 1 for a new conversation; a turn can only raise it
@@ -137,13 +138,19 @@ type Outcome struct {
 	Offset    int64
 }
 
+// Found is the answer of Lookup. What is not stored has no entry.
+type Found struct {
+	Outcomes      map[OutcomeKey]Outcome // of one key the newest
+	Conversations map[wire.ConvID]*Conversation
+}
+
 // Turn is one transaction of a shard's machine: the new state of everything
 // that a run of records changed. Commit applies all of it or nothing.
 type Turn struct {
 	// Partitions are checked (Epoch and From against the row) and moved:
 	// Applied becomes To, Counts are added.
 	Partitions    []PartitionMove
-	Conversations []*Conversation // upserts; ID is filled in for new ones
+	Conversations []*Conversation // new ones, and others as they are now
 	Members       []MemberChange
 	Rows          []ConvRow
 	Updates       []RowUpdate
@@ -197,14 +204,13 @@ type Machine interface {
 	Claim(ctx context.Context, p record.PartitionID, topicID string, first int64) (PartitionState, error)
 	// State returns the row as it stands, ErrNotFound before the first Claim.
 	State(ctx context.Context, p record.PartitionID) (PartitionState, error)
-	// Conversations returns those that exist.
-	Conversations(ctx context.Context, convs []wire.ConvID) (map[wire.ConvID]*Conversation, error)
+	// Lookup returns the verdicts that stand and the conversations that exist,
+	// by one question for both.
+	Lookup(ctx context.Context, keys []OutcomeKey, convs []wire.ConvID) (Found, error)
 	// ActiveMembers returns everyone whose interval is open, by user.
 	ActiveMembers(ctx context.Context, conv int64) ([]Member, error)
 	// Intervals returns all intervals of the given users, by user and JoinedSeq.
 	Intervals(ctx context.Context, conv int64, users []wire.UserID) ([]Member, error)
-	// Outcomes returns those that stand.
-	Outcomes(ctx context.Context, keys []OutcomeKey) (map[OutcomeKey]Outcome, error)
 	// Rows returns the rows from..to, both included, in seq order.
 	Rows(ctx context.Context, conv, from, to int64) ([]Row, error)
 	// RowByID returns the message (not update) with the id, or ErrNotFound.

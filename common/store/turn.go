@@ -110,7 +110,7 @@ func (c *checker) least(what string, v, limit int64) {
 }
 
 func (c *checker) conv(conv *Conversation) {
-	if conv == nil || conv.ID == 0 && !c.known[conv] {
+	if conv == nil || conv.ID < 1 || conv.New && !c.known[conv] {
 		c.fail("a change of a conversation that is neither stored nor in the turn")
 	}
 }
@@ -131,6 +131,7 @@ func (c *checker) conversation(conv *Conversation) {
 	if conv.Conv == "" {
 		c.fail("a conversation without an id")
 	}
+	c.least("id", conv.ID, 1)
 	c.most("conv", string(conv.Conv), MaxConv)
 	c.least("max_seq", conv.MaxSeq, 0)
 	c.least("min_seq", conv.MinSeq, 0)

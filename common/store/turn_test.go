@@ -17,7 +17,7 @@ func long(n int) string { return strings.Repeat("x", n) }
 // full is a turn with everything at its limit.
 func full() *Turn {
 	fresh := &Conversation{
-		Conv: wire.ConvID(long(MaxConv)),
+		ID: 1, New: true, Conv: wire.ConvID(long(MaxConv)),
 		Group: &Group{
 			Name: long(MaxName), Description: long(MaxDescription), Owner: wire.UserID(long(MaxID)),
 		},
@@ -73,13 +73,15 @@ func TestCheckRefuses(t *testing.T) {
 		"owner":            {func(t *Turn) { t.Conversations[0].Group.Owner = over }, "owner"},
 		"member of no one": {func(t *Turn) { t.Members[0].Conv = nil }, "neither stored nor in the turn"},
 		"member of a new one": {
-			func(t *Turn) { t.Members[0].Conv = &Conversation{Conv: "g:other"} }, "neither stored nor in the turn",
+			func(t *Turn) { t.Members[0].Conv = &Conversation{ID: 1, New: true, Conv: "g:other"} }, "neither stored nor in the turn",
 		},
 		"member":            {func(t *Turn) { t.Members[0].User = over }, "user"},
 		"role":              {func(t *Turn) { t.Members[0].Role += "x" }, "role"},
 		"joined_seq":        {func(t *Turn) { t.Members[0].JoinedSeq = -1 }, "joined_seq"},
 		"left_seq":          {func(t *Turn) { t.Members[0].LeftSeq = -1 }, "left_seq"},
-		"row of a new one":  {func(t *Turn) { t.Rows[0].Conv = &Conversation{} }, "neither stored nor in the turn"},
+		"row of a new one":  {func(t *Turn) { t.Rows[0].Conv = &Conversation{ID: 1, New: true} }, "neither stored nor in the turn"},
+		"row of no id":      {func(t *Turn) { t.Rows[0].Conv = &Conversation{} }, "neither stored nor in the turn"},
+		"id":                {func(t *Turn) { t.Conversations[0].ID = 0 }, "id 0"},
 		"seq":               {func(t *Turn) { t.Rows[0].Seq = 0 }, "seq"},
 		"ts":                {func(t *Turn) { t.Rows[0].TS = -1 }, "ts"},
 		"kind":              {func(t *Turn) { t.Rows[0].Kind = 3 }, "kind"},

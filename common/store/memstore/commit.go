@@ -17,7 +17,6 @@ func (s *Store) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 		return nil, fmt.Errorf("Commit: %w", err)
 	}
 	var fenced []record.PartitionID
-	var fresh map[*store.Conversation]int64
 	err := s.do(ctx, "Commit", func() error {
 		if fenced = s.fencedLocked(t); len(fenced) > 0 {
 			return nil
@@ -25,14 +24,16 @@ func (s *Store) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 		if err := s.checkLocked(t); err != nil {
 			return &store.DeterministicError{Err: err}
 		}
-		fresh = s.applyLocked(t)
+		s.applyLocked(t)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for c, id := range fresh {
-		c.ID = id
+	if len(fenced) == 0 {
+		for _, c := range t.Conversations {
+			c.New = false
+		}
 	}
 	return fenced, nil
 }
@@ -49,16 +50,19 @@ func (s *Store) fencedLocked(t *store.Turn) (fenced []record.PartitionID) {
 
 // checkLocked is the unique keys: whatever it lets pass can be applied.
 func (s *Store) checkLocked(t *store.Turn) error {
-	fresh := make(map[wire.ConvID]bool)
+	fresh, ids := make(map[wire.ConvID]bool), make(map[int64]bool)
 	for _, c := range t.Conversations {
 		old := s.convs[c.Conv]
 		switch {
-		case c.ID == 0 && (old != nil || fresh[c.Conv]):
-			return fmt.Errorf("conversation %q exists", c.Conv)
-		case c.ID != 0 && (old == nil || old.ID != c.ID):
+		case !c.New && (old == nil || old.ID != c.ID):
 			return fmt.Errorf("conversation %q does not have id %d", c.Conv, c.ID)
-		case c.ID == 0:
-			fresh[c.Conv] = true
+		case !c.New:
+		case old != nil || fresh[c.Conv]:
+			return fmt.Errorf("conversation %q exists", c.Conv)
+		case s.byID[c.ID] != nil || ids[c.ID]:
+			return fmt.Errorf("conversation %q cannot have the id %d of another", c.Conv, c.ID)
+		default:
+			fresh[c.Conv], ids[c.ID] = true, true
 		}
 	}
 	type rowKey struct {
@@ -132,7 +136,7 @@ func (s *Store) checkMembersLocked(t *store.Turn) error {
 	return nil
 }
 
-func (s *Store) applyLocked(t *store.Turn) map[*store.Conversation]int64 {
+func (s *Store) applyLocked(t *store.Turn) {
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
 		st := s.partitions[p.PartitionID]
@@ -145,18 +149,10 @@ func (s *Store) applyLocked(t *store.Turn) map[*store.Conversation]int64 {
 		st.Refused += p.Add.Refused
 		st.SetAside += p.Add.SetAside
 	}
-	var fresh map[*store.Conversation]int64
 	for _, c := range t.Conversations {
-		if c.ID == 0 {
-			if fresh == nil {
-				fresh = make(map[*store.Conversation]int64)
-			}
-			s.nextID++
-			fresh[c] = s.nextID
-		}
-		s.putHeadLocked(c, cmp.Or(c.ID, fresh[c]))
+		s.putHeadLocked(c)
 	}
-	of := func(c *store.Conversation) *conversation { return s.byID[cmp.Or(c.ID, fresh[c])] }
+	of := func(c *store.Conversation) *conversation { return s.byID[c.ID] }
 	for i := range t.Members {
 		if c := of(t.Members[i].Conv); c != nil {
 			s.putMemberLocked(c, t.Members[i].Member)
@@ -176,7 +172,6 @@ func (s *Store) applyLocked(t *store.Turn) map[*store.Conversation]int64 {
 		}
 	}
 	s.applyVerdictsLocked(t)
-	return fresh
 }
 
 func (s *Store) applyVerdictsLocked(t *store.Turn) {
@@ -192,20 +187,20 @@ func (s *Store) applyVerdictsLocked(t *store.Turn) {
 	}
 }
 
-func (s *Store) putHeadLocked(head *store.Conversation, id int64) {
-	c := s.byID[id]
+func (s *Store) putHeadLocked(head *store.Conversation) {
+	c := s.byID[head.ID]
 	if c == nil {
 		c = &conversation{
 			ids:     make(map[wire.MsgID]int64),
 			members: make(map[wire.UserID][]store.Member),
 			cursors: make(map[wire.UserID]map[wire.DeviceID]cursor),
 		}
-		s.byID[id] = c
+		s.byID[head.ID] = c
 		s.convs[head.Conv] = c
 	}
 	kept := c.MinSeq
 	c.Conversation = *cloneHead(head)
-	c.ID, c.MinSeq = id, max(kept, c.MinSeq)
+	c.New, c.MinSeq = false, max(kept, c.MinSeq)
 }
 
 func (s *Store) putMemberLocked(c *conversation, m store.Member) {

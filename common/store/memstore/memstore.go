@@ -34,7 +34,6 @@ type Store struct {
 
 	mu         sync.Mutex
 	epoch      string
-	nextID     int64
 	partitions map[record.PartitionID]*store.PartitionState
 	convs      map[wire.ConvID]*conversation
 	byID       map[int64]*conversation
@@ -152,16 +151,24 @@ func (s *Store) State(ctx context.Context, p record.PartitionID) (store.Partitio
 	})
 }
 
-// Conversations returns the heads that exist.
-func (s *Store) Conversations(ctx context.Context, convs []wire.ConvID) (map[wire.ConvID]*store.Conversation, error) {
-	return get(ctx, s, "Conversations", func() (map[wire.ConvID]*store.Conversation, error) {
-		out := make(map[wire.ConvID]*store.Conversation, len(convs))
-		for _, id := range convs {
-			if c := s.convs[id]; c != nil {
-				out[id] = cloneHead(&c.Conversation)
+// Lookup returns the verdicts that stand and the heads that exist.
+func (s *Store) Lookup(ctx context.Context, keys []store.OutcomeKey, convs []wire.ConvID) (store.Found, error) {
+	return get(ctx, s, "Lookup", func() (store.Found, error) {
+		f := store.Found{
+			Outcomes:      make(map[store.OutcomeKey]store.Outcome, len(keys)),
+			Conversations: make(map[wire.ConvID]*store.Conversation, len(convs)),
+		}
+		for _, k := range keys {
+			if days := s.outcomes[k]; len(days) > 0 {
+				f.Outcomes[k] = days[len(days)-1]
 			}
 		}
-		return out, nil
+		for _, id := range convs {
+			if c := s.convs[id]; c != nil {
+				f.Conversations[id] = cloneHead(&c.Conversation)
+			}
+		}
+		return f, nil
 	})
 }
 
@@ -182,19 +189,6 @@ func (s *Store) Intervals(ctx context.Context, conv int64, users []wire.UserID) 
 		var out []store.Member
 		for _, u := range slices.Compact(slices.Sorted(slices.Values(users))) {
 			out = append(out, c.members[u]...)
-		}
-		return out, nil
-	})
-}
-
-// Outcomes returns the verdicts that stand.
-func (s *Store) Outcomes(ctx context.Context, keys []store.OutcomeKey) (map[store.OutcomeKey]store.Outcome, error) {
-	return get(ctx, s, "Outcomes", func() (map[store.OutcomeKey]store.Outcome, error) {
-		out := make(map[store.OutcomeKey]store.Outcome, len(keys))
-		for _, k := range keys {
-			if days := s.outcomes[k]; len(days) > 0 {
-				out[k] = days[len(days)-1]
-			}
 		}
 		return out, nil
 	})

@@ -131,7 +131,7 @@ func (w *world) fill() {
 // turn makes one conversation with its members, messages, verdicts and refusals.
 func (w *world) turn(rng *rand.Rand, conv wire.ConvID, id wire.MsgID) *store.Turn {
 	n := 1 + rng.Int64N(6)
-	c := &store.Conversation{Conv: conv, MaxSeq: n, MinSeq: 1, LastTS: 1000, LastMsg: n}
+	c := &store.Conversation{ID: int64(id), New: true, Conv: conv, MaxSeq: n, MinSeq: 1, LastTS: 1000, LastMsg: n}
 	turn := &store.Turn{Conversations: []*store.Conversation{c}}
 	var members []wire.UserID
 	if p, err := conv.Parse(); err == nil && p.Group == "" {
@@ -178,7 +178,7 @@ func (w *world) same(what string, ask func(s store.Store) (any, error)) {
 		w.t.Errorf("%s: %v, the one store says %v", what, gerr, werr)
 		return
 	}
-	if d := cmp.Diff(want, got, cmpopts.IgnoreFields(store.Conversation{}, "ID"), cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
 		w.t.Errorf("%s (-one +set):\n%s", what, d)
 	}
 }
@@ -230,7 +230,7 @@ func TestOneShardAway(t *testing.T) {
 		} else {
 			theirs = conv
 		}
-		c := &store.Conversation{Conv: conv, MaxSeq: 9, MinSeq: 1, Group: &store.Group{Members: 1}}
+		c := &store.Conversation{ID: int64(i + 1), New: true, Conv: conv, MaxSeq: 9, MinSeq: 1, Group: &store.Group{Members: 1}}
 		if _, err := ms[at].Commit(ctx, &store.Turn{
 			Conversations: []*store.Conversation{c},
 			Members:       []store.MemberChange{{Conv: c, Member: store.Member{User: "u", Role: store.RoleMember, JoinedSeq: 1}}},

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
@@ -20,13 +22,10 @@ import (
 type whole struct {
 	shards.Store
 	parts []*memstore.Store
+	ids   sync.Map // int64 to wire.ConvID: a single shard would refuse another one's
 }
 
 func at(conv wire.ConvID) int { return int(record.PartitionOf(string(conv), partitions)) / 2 }
-
-// Conversation ids say in which shard they are.
-func outer(id int64, shard int) int64     { return 2*id + int64(shard) }
-func inner(id int64) (_ int64, shard int) { return id / 2, int(id % 2) }
 
 func (w *whole) Claim(ctx context.Context, p record.PartitionID, topicID string, first int64) (st store.PartitionState, err error) {
 	for _, s := range w.parts {
@@ -41,69 +40,50 @@ func (w *whole) State(ctx context.Context, p record.PartitionID) (store.Partitio
 	return w.parts[0].State(ctx, p)
 }
 
-func (w *whole) Conversations(ctx context.Context, convs []wire.ConvID) (map[wire.ConvID]*store.Conversation, error) {
-	out := make(map[wire.ConvID]*store.Conversation)
-	for i, s := range w.parts {
-		m, err := s.Conversations(ctx, convs)
-		if err != nil {
-			return nil, err
-		}
-		for conv, c := range m {
-			c.ID = outer(c.ID, i)
-			out[conv] = c
-		}
-	}
-	return out, nil
-}
-
-func (w *whole) Conversation(ctx context.Context, conv wire.ConvID) (*store.Conversation, error) {
-	c, err := w.Store.Conversation(ctx, conv)
-	if err == nil {
-		c.ID = outer(c.ID, at(conv))
-	}
-	return c, err
-}
-
-func (w *whole) UserConversations(
-	ctx context.Context, u wire.UserID, d wire.DeviceID, after wire.ConvID, limit int, unread bool,
-) ([]store.UserConv, error) {
-	list, err := w.Store.UserConversations(ctx, u, d, after, limit, unread)
-	for i := range list {
-		list[i].ID = outer(list[i].ID, at(list[i].Conv))
-	}
-	return list, err
-}
-
-func (w *whole) ActiveMembers(ctx context.Context, conv int64) ([]store.Member, error) {
-	id, i := inner(conv)
-	return w.parts[i].ActiveMembers(ctx, id)
-}
-
-func (w *whole) Intervals(ctx context.Context, conv int64, users []wire.UserID) ([]store.Member, error) {
-	id, i := inner(conv)
-	return w.parts[i].Intervals(ctx, id, users)
-}
-
-func (w *whole) Outcomes(ctx context.Context, keys []store.OutcomeKey) (map[store.OutcomeKey]store.Outcome, error) {
-	out := make(map[store.OutcomeKey]store.Outcome)
+func (w *whole) Lookup(ctx context.Context, keys []store.OutcomeKey, convs []wire.ConvID) (store.Found, error) {
+	out := store.Found{Outcomes: make(map[store.OutcomeKey]store.Outcome), Conversations: make(map[wire.ConvID]*store.Conversation)}
 	for _, s := range w.parts {
-		m, err := s.Outcomes(ctx, keys)
+		f, err := s.Lookup(ctx, keys, convs)
 		if err != nil {
-			return nil, err
+			return store.Found{}, err
 		}
-		maps.Copy(out, m)
+		maps.Copy(out.Outcomes, f.Outcomes)
+		maps.Copy(out.Conversations, f.Conversations)
 	}
 	return out, nil
 }
 
-func (w *whole) Rows(ctx context.Context, conv, from, to int64) ([]store.Row, error) {
-	id, i := inner(conv)
-	return w.parts[i].Rows(ctx, id, from, to)
+func (w *whole) ActiveMembers(ctx context.Context, conv int64) (out []store.Member, err error) {
+	for _, s := range w.parts {
+		m, e := s.ActiveMembers(ctx, conv)
+		out, err = append(out, m...), errors.Join(err, e)
+	}
+	return out, err
 }
 
-func (w *whole) RowByID(ctx context.Context, conv int64, id wire.MsgID) (store.Row, error) {
-	c, i := inner(conv)
-	return w.parts[i].RowByID(ctx, c, id)
+func (w *whole) Intervals(ctx context.Context, conv int64, users []wire.UserID) (out []store.Member, err error) {
+	for _, s := range w.parts {
+		m, e := s.Intervals(ctx, conv, users)
+		out, err = append(out, m...), errors.Join(err, e)
+	}
+	return out, err
+}
+
+func (w *whole) Rows(ctx context.Context, conv, from, to int64) (out []store.Row, err error) {
+	for _, s := range w.parts {
+		r, e := s.Rows(ctx, conv, from, to)
+		out, err = append(out, r...), errors.Join(err, e)
+	}
+	return out, err
+}
+
+func (w *whole) RowByID(ctx context.Context, conv int64, id wire.MsgID) (r store.Row, err error) {
+	for _, s := range w.parts {
+		if r, err = s.RowByID(ctx, conv, id); err == nil {
+			break
+		}
+	}
+	return r, err
 }
 
 // Commit gives each shard its part of a turn.
@@ -111,14 +91,10 @@ func (w *whole) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 	if err := t.Check(); err != nil {
 		return nil, err
 	}
-	heads := make(map[*store.Conversation]*store.Conversation)
-	in := func(c *store.Conversation) *store.Conversation {
-		if heads[c] == nil {
-			own := *c
-			own.ID, _ = inner(c.ID)
-			heads[c] = &own
+	for _, c := range t.Conversations {
+		if conv, taken := w.ids.LoadOrStore(c.ID, c.Conv); taken && conv != c.Conv {
+			return nil, &store.DeterministicError{Err: fmt.Errorf("id %d is taken", c.ID)}
 		}
-		return heads[c]
 	}
 	parts := make([]store.Turn, len(w.parts))
 	for i := range parts {
@@ -126,21 +102,18 @@ func (w *whole) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 	}
 	for _, c := range t.Conversations {
 		p := &parts[at(c.Conv)]
-		p.Conversations = append(p.Conversations, in(c))
+		p.Conversations = append(p.Conversations, c)
 	}
 	for _, m := range t.Members {
 		p := &parts[at(m.Conv.Conv)]
-		m.Conv = in(m.Conv)
 		p.Members = append(p.Members, m)
 	}
 	for _, r := range t.Rows {
 		p := &parts[at(r.Conv.Conv)]
-		r.Conv = in(r.Conv)
 		p.Rows = append(p.Rows, r)
 	}
 	for _, u := range t.Updates {
 		p := &parts[at(u.Conv.Conv)]
-		u.Conv = in(u.Conv)
 		p.Updates = append(p.Updates, u)
 	}
 	for _, o := range t.Outcomes {
@@ -158,9 +131,6 @@ func (w *whole) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 		if fenced, err := w.parts[i].Commit(ctx, &parts[i]); err != nil || len(fenced) > 0 {
 			return fenced, err
 		}
-	}
-	for c, own := range heads {
-		c.ID = outer(own.ID, at(c.Conv))
 	}
 	return nil, nil
 }

@@ -20,7 +20,7 @@ func (b *batch) add(text string, args ...any) {
 // insert appends the INSERTs of n rows; args appends the columns of row i.
 func (b *batch) insert(t *table, n int, args func(dst []any, i int) []any) {
 	for i := 0; i < n; {
-		size := fit(b.d.sizes, n-i)
+		size := b.d.fit(n - i)
 		dst := make([]any, 0, size*t.cols)
 		rows := 0
 		for bytes := len(t.head) + len(t.tail); rows < size; rows++ {
@@ -32,20 +32,10 @@ func (b *batch) insert(t *table, n int, args func(dst []any, i int) []any) {
 				}
 			}
 		}
-		rows = fit(b.d.sizes, rows)
+		rows = b.d.fit(rows)
 		b.add(t.sql(rows), dst[:rows*t.cols]...)
 		i += rows
 	}
-}
-
-// fit returns the greatest size that is not above n.
-func fit(sizes []int, n int) int {
-	for _, s := range sizes {
-		if s <= n {
-			return s
-		}
-	}
-	return 1
 }
 
 // round returns the smallest number of terms that holds n, else the greatest.
@@ -56,6 +46,16 @@ func round(sizes []int, n int) int {
 		}
 	}
 	return sizes[0]
+}
+
+// exactly returns the numbers of terms for n keys that are asked for as text, so
+// that nothing need be filled up.
+func exactly(n int) []int {
+	const most = 200
+	if n <= most || n%most == 0 {
+		return []int{min(n, most)}
+	}
+	return []int{most, n % most}
 }
 
 // anyOf makes statements "head (term OR term …) tail", so many that all keys
@@ -75,33 +75,4 @@ func anyOf[K any](terms []int, head, term, tail string, keys []K, before, after 
 		})
 	}
 	return list
-}
-
-// weigh returns the bytes that arguments take in the text of a statement, at
-// most.
-func weigh(args []any) int {
-	n := 0
-	for _, a := range args {
-		switch v := a.(type) {
-		case string:
-			n += quoted(v)
-		case []byte:
-			n += quoted(v)
-		default:
-			n += 20 // digits of an int64 and its sign
-		}
-	}
-	return n
-}
-
-// quoted counts _binary, the quotes and what the driver puts a backslash before.
-func quoted[T string | []byte](v T) int {
-	n := len(v) + len("_binary''")
-	for i := range len(v) {
-		switch v[i] {
-		case 0, '\n', '\r', 0x1a, '\'', '"', '\\':
-			n++
-		}
-	}
-	return n
 }

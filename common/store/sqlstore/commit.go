@@ -20,7 +20,7 @@ func (s *Store) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 	}
 	var c commit
 	err := s.retry(ctx, func() error {
-		c = commit{s: s, t: t, ids: make(map[*store.Conversation]int64)}
+		c = commit{s: s, t: t}
 		return c.try(ctx)
 	})
 	if err != nil {
@@ -29,8 +29,8 @@ func (s *Store) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 	if len(c.fenced) > 0 {
 		return c.fenced, nil
 	}
-	for conv, id := range c.ids {
-		conv.ID = id
+	for _, conv := range t.Conversations {
+		conv.New = false
 	}
 	return nil, nil
 }
@@ -41,19 +41,32 @@ type commit struct {
 	t      *store.Turn
 	rows   []guard
 	fenced []record.PartitionID
-	ids    map[*store.Conversation]int64 // of new conversations
 }
 
+// try asks SQLite for the guards and then writes. A server is sent everything at
+// once, guarded by statements that fail; which guard it was is asked after.
 func (c *commit) try(ctx context.Context) error {
-	return c.s.transact(ctx, c.guards(), c.scanGuard, func(tx txn) ([]statement, error) {
-		if c.check(); len(c.fenced) > 0 {
-			return nil, errNothing
+	if c.s.writer != nil {
+		return c.s.transact(ctx, c.guards(), c.scanGuard, func(txn) ([]statement, error) {
+			if c.check(); len(c.fenced) > 0 {
+				return nil, errNothing
+			}
+			return c.statements(), nil
+		})
+	}
+	err := c.s.transact(ctx, nil, nil, func(txn) ([]statement, error) { return c.statements(), nil })
+	if !outOfRange(err) {
+		return err
+	}
+	for _, st := range c.guards() {
+		if rerr := c.s.query(ctx, st, c.scanGuard); rerr != nil {
+			return fmt.Errorf("read the guards: %w", rerr)
 		}
-		if err := c.begin(ctx, tx); err != nil {
-			return nil, err
-		}
-		return c.statements(), nil
-	})
+	}
+	if c.check(); len(c.fenced) > 0 {
+		return nil // a guard that has moved never comes back
+	}
+	return err
 }
 
 type guard struct {
@@ -61,22 +74,14 @@ type guard struct {
 	epoch, applied int64
 }
 
-// guards reads and locks the partitions' rows, each by its key and all in one
-// order, so that turns of different partitions never wait for each other and
-// none waits in a ring.
+// guards reads the partitions' rows, each by its key.
 func (c *commit) guards() []statement {
-	moves := slices.SortedFunc(slices.Values(c.t.Partitions), func(a, b store.PartitionMove) int {
-		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Number, b.Number))
-	})
-	list := make([]statement, 0, len(moves))
-	for _, p := range moves {
-		list = append(list, statement{
-			sql:  "SELECT topic, number, epoch, applied FROM log_partitions WHERE topic = ? AND number = ?" + c.s.d.lock,
+	list := make([]statement, len(c.t.Partitions))
+	for i, p := range c.t.Partitions {
+		list[i] = statement{
+			sql:  "SELECT topic, number, epoch, applied FROM log_partitions WHERE topic = ? AND number = ?",
 			args: []any{p.Topic, int64(p.Number)},
-		})
-	}
-	if len(list) == 0 {
-		list = append(list, statement{sql: "SELECT topic, number, epoch, applied FROM log_partitions WHERE 1 = 0"})
+		}
 	}
 	return list
 }
@@ -99,73 +104,56 @@ func (c *commit) check() {
 	}
 }
 
-// begin inserts the heads of new conversations and reads the ids they got.
-func (c *commit) begin(ctx context.Context, tx txn) error {
-	fresh := make(map[wire.ConvID]*store.Conversation)
-	var list []*store.Conversation
-	for _, conv := range c.t.Conversations {
-		if conv.ID == 0 {
-			fresh[conv.Conv] = conv
-			list = append(list, conv)
+// moves writes the guards, each by its key and all in one order, so that turns of
+// different partitions never wait for each other and none waits in a ring. A
+// server is told to fail (out of range) where a guard does not stand as thought.
+func (c *commit) moves(b *batch) {
+	moves := slices.SortedFunc(slices.Values(c.t.Partitions), func(a, b store.PartitionMove) int {
+		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Number, b.Number))
+	})
+	for i := range moves {
+		p := &moves[i]
+		b.add("UPDATE log_partitions SET applied = ?, applied_ts = "+c.s.d.greatest+"(applied_ts, ?), `stored` = `stored` + ?, updates = updates + ?, commands = commands + ?,"+
+			" repeats = repeats + ?, refused = refused + ?, set_aside = set_aside + ? WHERE topic = ? AND number = ? AND epoch = ? AND applied = ?",
+			p.To, c.t.LastVerdict(p.PartitionID), p.Add.Stored, p.Add.Updates, p.Add.Commands, p.Add.Repeats, p.Add.Refused, p.Add.SetAside,
+			p.Topic, int64(p.Number), p.Epoch, p.From)
+		if c.s.writer == nil {
+			b.add("SELECT 9223372036854775807 + (ROW_COUNT() <> 1)")
 		}
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	b := c.s.newBatch()
-	b.insert(c.s.t.fresh, len(list), func(dst []any, i int) []any { return headArgs(dst, list[i]) })
-	ids := anyOf(c.s.d.terms, "SELECT id, conv FROM conversations WHERE", "conv = ?", "", list, nil, nil,
-		func(dst []any, conv *store.Conversation) []any { return append(dst, string(conv.Conv)) })
-	scan := func(r *sql.Rows) error {
-		var id int64
-		var conv wire.ConvID
-		if err := r.Scan(&id, (*string)(&conv)); err != nil {
-			return fmt.Errorf("scan a new id: %w", err)
-		}
-		c.ids[fresh[conv]] = id
-		return nil
-	}
-	if c.s.writer == nil { // in one round trip
-		return tx.query(ctx, append(b.list, ids...), scan)
-	}
-	if err := tx.exec(ctx, b.list); err != nil {
-		return err
-	}
-	return tx.query(ctx, ids, scan)
 }
 
-func (c *commit) id(conv *store.Conversation) int64 { return cmp.Or(conv.ID, c.ids[conv]) }
-
-// statements is everything but new heads, in the order that lets a change of a
-// row follow its insert.
+// statements is everything, in the order that lets a change of a row follow its
+// insert.
 func (c *commit) statements() []statement {
 	b := c.s.newBatch()
-	for i := range c.t.Partitions {
-		p := &c.t.Partitions[i]
-		b.add("UPDATE log_partitions SET applied = ?, applied_ts = "+c.s.d.greatest+"(applied_ts, ?), `stored` = `stored` + ?, updates = updates + ?, commands = commands + ?,"+
-			" repeats = repeats + ?, refused = refused + ?, set_aside = set_aside + ? WHERE topic = ? AND number = ?",
-			p.To, c.t.LastVerdict(p.PartitionID), p.Add.Stored, p.Add.Updates, p.Add.Commands, p.Add.Repeats, p.Add.Refused, p.Add.SetAside, p.Topic, int64(p.Number))
-	}
-	var heads []*store.Conversation
+	c.moves(&b)
+	var fresh, heads []*store.Conversation
 	for _, conv := range c.t.Conversations {
-		if conv.ID != 0 {
+		if conv.New {
+			fresh = append(fresh, conv)
+		} else {
 			heads = append(heads, conv)
 		}
 	}
-	b.insert(c.s.t.heads, len(heads), func(dst []any, i int) []any { return headArgs(append(dst, heads[i].ID), heads[i]) })
+	head := func(of []*store.Conversation) func(dst []any, i int) []any {
+		return func(dst []any, i int) []any { return headArgs(append(dst, of[i].ID), of[i]) }
+	}
+	b.insert(c.s.t.fresh, len(fresh), head(fresh))
+	b.insert(c.s.t.heads, len(heads), head(heads))
 	b.insert(c.s.t.members, len(c.t.Members), func(dst []any, i int) []any {
 		m := &c.t.Members[i]
-		return append(dst, c.id(m.Conv), string(m.User), m.Role, m.JoinedSeq, m.LeftSeq, m.MutedUntil)
+		return append(dst, m.Conv.ID, string(m.User), m.Role, m.JoinedSeq, m.LeftSeq, m.MutedUntil)
 	})
 	b.insert(c.s.t.messages, len(c.t.Rows), func(dst []any, i int) []any {
 		r := &c.t.Rows[i]
-		return append(dst, c.id(r.Conv), month(r.TS), r.Seq, int64(r.Kind), int64(r.ID), string(r.From), string(r.Type), r.Content, r.TS,
+		return append(dst, r.Conv.ID, month(r.TS), r.Seq, int64(r.Kind), int64(r.ID), string(r.From), string(r.Type), r.Content, r.TS,
 			r.ClientID, joinUsers(r.Mention), int64(r.ReplyTo), r.Status, r.TargetSeq, r.Version)
 	})
 	for i := range c.t.Updates {
 		u := &c.t.Updates[i]
 		b.add("UPDATE messages SET status = ?, content = ?, version = ? WHERE conv_id = ? AND seq = ?",
-			u.Status, u.Content, u.Version, c.id(u.Conv), u.TargetSeq)
+			u.Status, u.Content, u.Version, u.Conv.ID, u.TargetSeq)
 	}
 	b.insert(c.s.t.outcomes, len(c.t.Outcomes), func(dst []any, i int) []any {
 		o := &c.t.Outcomes[i]

@@ -224,8 +224,14 @@ func testPackets(on serverTest) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var ids int64
+	fresh := func(c store.Conversation) *store.Conversation {
+		ids++
+		c.ID, c.New = ids, true
+		return &c
+	}
 	commit := func(size, n int) (*store.Conversation, error) {
-		c := &store.Conversation{Conv: wire.PrivateConv("a", wire.UserID("b"+strings.Repeat("b", int(p.Applied)+1))), MaxSeq: int64(n), MinSeq: 1}
+		c := fresh(store.Conversation{Conv: wire.PrivateConv("a", wire.UserID("b"+strings.Repeat("b", int(p.Applied)+1))), MaxSeq: int64(n), MinSeq: 1})
 		turn := &store.Turn{
 			Partitions:    []store.PartitionMove{{PartitionID: p.PartitionID, Epoch: p.Epoch, From: p.Applied, To: p.Applied + 1}},
 			Conversations: []*store.Conversation{c},
@@ -236,9 +242,9 @@ func testPackets(on serverTest) {
 			}})
 		}
 		for i := range 40 { // more than one packet of new heads
-			g := &store.Conversation{Conv: wire.GroupConv(wire.GroupID(strings.Repeat("g", i+1) + string(c.Conv[4:]))), Group: &store.Group{
+			g := fresh(store.Conversation{Conv: wire.GroupConv(wire.GroupID(strings.Repeat("g", i+1) + string(c.Conv[4:]))), Group: &store.Group{
 				Description: strings.Repeat("d", store.MaxDescription),
-			}}
+			}})
 			turn.Conversations = append(turn.Conversations, g)
 		}
 		_, err := st.Commit(t.Context(), turn)

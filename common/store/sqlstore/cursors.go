@@ -88,9 +88,11 @@ func (m *moves) read(ctx context.Context, s *Store, list []store.CursorMove) (er
 		ids = append(ids, v.Conv)
 	}
 	slices.Sort(ids)
-	if m.heads, err = s.Conversations(ctx, slices.Compact(ids)); err != nil {
+	found, err := s.Lookup(ctx, nil, slices.Compact(ids))
+	if err != nil {
 		return err
 	}
+	m.heads = found.Conversations
 	seen := make(map[userAt]bool)
 	for _, v := range list {
 		c := m.heads[v.Conv]

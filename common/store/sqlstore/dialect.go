@@ -20,12 +20,13 @@ type dialect struct {
 	greatest string                       // of two values, as a function
 	newer    func(col string) string      // the greater of a column's old and new value
 	fill     func(col string) string      // a column's old value, or the new one where that is empty
-	// sizes are the numbers of rows in one INSERT, descending, ending in 1. The
-	// fewer there are, the fewer statements are kept prepared.
-	sizes []int
-	// terms are the numbers of terms of a WHERE, descending: repeated terms
-	// fill up to one of them.
+	// fit returns how many of n rows go into the next INSERT.
+	fit func(n int) int
+	// terms are the numbers of terms of a WHERE that is prepared, descending:
+	// repeated terms fill up to one of them.
 	terms []int
+	// keyTerms are those of the look-up of verdicts: each costs one in every day.
+	keyTerms []int
 	// countTerms is how many ranges one counting query may have. SQLite keeps a
 	// set of the rows that it has seen for more than one.
 	countTerms int
@@ -51,8 +52,18 @@ func sqliteDialect() *dialect {
 		fill: func(col string) string {
 			return "CASE WHEN log_partitions." + col + "='' THEN excluded." + col + " ELSE log_partitions." + col + " END"
 		},
-		sizes:      []int{64, 8, 1},
+		// The fewer numbers there are, the fewer statements are kept prepared.
+		fit: func(n int) int {
+			switch {
+			case n >= 64:
+				return 64
+			case n >= 8:
+				return 8
+			}
+			return 1
+		},
 		terms:      []int{64, 8, 1},
+		keyTerms:   []int{64, 8, 1},
 		countTerms: 1,
 		purge: func(table, key string) string {
 			return "DELETE FROM " + table + " WHERE (" + key + ") IN (SELECT " + key + " FROM " + table + " WHERE ts < ? LIMIT " + strconv.Itoa(purgeRows) + ")"
@@ -81,8 +92,9 @@ func mysqlDialect() *dialect {
 		greatest:   "GREATEST",
 		newer:      func(col string) string { return "GREATEST(" + col + ",VALUES(" + col + "))" },
 		fill:       func(col string) string { return "IF(" + col + "='',VALUES(" + col + ")," + col + ")" },
-		sizes:      []int{256, 64, 16, 4, 1},
+		fit:        func(n int) int { return min(n, 256) },
 		terms:      []int{200, 50, 12, 3, 1},
+		keyTerms:   []int{200, 100, 50, 25, 12, 6, 3, 1},
 		countTerms: 64,
 		lock:       " FOR UPDATE",
 		bytes:      true,
@@ -180,7 +192,7 @@ func headSet(d *dialect) string {
 
 func newTables(d *dialect) *tables {
 	return &tables{
-		fresh:    newTable(d, "conversations", headCols, ""),
+		fresh:    newTable(d, "conversations", "id, "+headCols, ""),
 		heads:    newTable(d, "conversations", "id, "+headCols, d.upsert("id", headSet(d))),
 		members:  newTable(d, "members", "conv_id, "+memberCols, d.upsert("conv_id, user, joined_seq", "role, left_seq, muted_until")),
 		messages: newTable(d, "messages", "conv_id, month, "+rowCols, ""),

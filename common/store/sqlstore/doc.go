@@ -9,9 +9,9 @@
 //
 // With SQLite all writes go through one connection (BEGIN IMMEDIATE, synced at
 // each commit) and reads through a pool of their own, which see every commit
-// that has returned. With MySQL reads are prepared statements, and a turn is
-// sent as text in two round trips, three when it begins a conversation; one
-// that lost against another transaction is tried again. The server ends a
+// that has returned. With MySQL single reads are prepared statements, and a
+// turn is text in two round trips: what it asks, and what it writes. One that
+// lost against another transaction is tried again. The server ends a
 // session that stops in the middle of a turn, so that its locks are free in
 // less than 10 s.
 // History may read a replica. Messages stand in partitions by month, verdicts

@@ -32,7 +32,7 @@ func TestDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &store.Conversation{Conv: "p:a:b"}
+	c := &store.Conversation{ID: 1, New: true, Conv: "p:a:b"}
 	turn := func() error {
 		c.MaxSeq++
 		_, err := s.Commit(t.Context(), &store.Turn{

@@ -105,19 +105,44 @@ func scanHead(r *sql.Rows) (*store.Conversation, error) {
 	return &c, nil
 }
 
-// Conversations returns the heads that exist.
-func (s *Store) Conversations(ctx context.Context, convs []wire.ConvID) (map[wire.ConvID]*store.Conversation, error) {
-	list := anyOf(s.d.terms, "SELECT id, "+headCols+" FROM conversations WHERE", "conv = ?", "", convs, nil, nil,
+func headsOf(terms []int, convs []wire.ConvID) []statement {
+	return anyOf(terms, "SELECT id, "+headCols+" FROM conversations WHERE", "conv = ?", "", convs, nil, nil,
 		func(dst []any, c wire.ConvID) []any { return append(dst, string(c)) })
-	heads, err := all(ctx, s, list, scanHead)
-	if err != nil {
-		return nil, fmt.Errorf("read %d conversations: %w", len(convs), err)
+}
+
+// Lookup returns verdicts and heads; MySQL is asked for both at once, in a text.
+func (s *Store) Lookup(ctx context.Context, keys []store.OutcomeKey, convs []wire.ConvID) (store.Found, error) {
+	f := store.Found{
+		Outcomes:      make(map[store.OutcomeKey]store.Outcome),
+		Conversations: make(map[wire.ConvID]*store.Conversation, len(convs)),
 	}
-	out := make(map[wire.ConvID]*store.Conversation, len(heads))
-	for _, c := range heads {
-		out[c.Conv] = c
+	keyTerms, convTerms := s.d.keyTerms, s.d.terms
+	if s.writer == nil && len(keys) > 0 && len(convs) > 0 {
+		keyTerms, convTerms = exactly(len(keys)), exactly(len(convs))
 	}
-	return out, nil
+	var list []question
+	for _, st := range s.outcomesOf(keyTerms, keys) {
+		list = append(list, question{st, func(r *sql.Rows) error {
+			o, err := scanOutcome(r)
+			if old, ok := f.Outcomes[o.OutcomeKey]; err == nil && (!ok || old.TS < o.TS) {
+				f.Outcomes[o.OutcomeKey] = o
+			}
+			return err
+		}})
+	}
+	for _, st := range headsOf(convTerms, convs) {
+		list = append(list, question{st, func(r *sql.Rows) error {
+			c, err := scanHead(r)
+			if err == nil {
+				f.Conversations[c.Conv] = c
+			}
+			return err
+		}})
+	}
+	if err := s.ask(ctx, list); err != nil {
+		return store.Found{}, fmt.Errorf("look up %d outcomes and %d conversations: %w", len(keys), len(convs), err)
+	}
+	return f, nil
 }
 
 func scanMember(r *sql.Rows) (m store.Member, err error) {
@@ -159,15 +184,14 @@ func scanOutcome(r *sql.Rows) (o store.Outcome, err error) {
 
 // outcomesOf asks for verdicts by their keys. MySQL takes keys that are or-ed
 // through its planner one by one; joined in this order they are looked up.
-func (s *Store) outcomesOf(keys []store.OutcomeKey) []statement {
+func (s *Store) outcomesOf(terms []int, keys []store.OutcomeKey) []statement {
 	args := func(dst []any, k store.OutcomeKey) []any {
 		return append(dst, string(k.Conv), string(k.From), k.ClientID)
 	}
 	if s.writer != nil {
-		return anyOf(s.d.terms, "SELECT "+outcomeCols+" FROM outcomes WHERE", "(conv = ? AND sender = ? AND client_id = ?)", "", keys, nil, nil, args)
+		return anyOf(terms, "SELECT "+outcomeCols+" FROM outcomes WHERE", "(conv = ? AND sender = ? AND client_id = ?)", "", keys, nil, nil, args)
 	}
 	var list []statement
-	terms := []int{200, 100, 50, 25, 12, 6, 3, 1}
 	for part := range slices.Chunk(keys, terms[0]) {
 		n := round(terms, len(part))
 		var all []any
@@ -182,22 +206,6 @@ func (s *Store) outcomesOf(keys []store.OutcomeKey) []statement {
 		})
 	}
 	return list
-}
-
-// Outcomes returns the verdicts that stand; of one key the newest.
-func (s *Store) Outcomes(ctx context.Context, keys []store.OutcomeKey) (map[store.OutcomeKey]store.Outcome, error) {
-	list := s.outcomesOf(keys)
-	found, err := all(ctx, s, list, scanOutcome)
-	if err != nil {
-		return nil, fmt.Errorf("read %d outcomes: %w", len(keys), err)
-	}
-	out := make(map[store.OutcomeKey]store.Outcome, len(found))
-	for _, o := range found {
-		if old, ok := out[o.OutcomeKey]; !ok || old.TS < o.TS {
-			out[o.OutcomeKey] = o
-		}
-	}
-	return out, nil
 }
 
 func scanRow(r *sql.Rows) (row store.Row, err error) {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/starling-im/starling/common/store"
@@ -35,37 +34,34 @@ func (s *Store) newBatch() batch {
 }
 
 type mysqlTxn struct {
-	s    *Store
-	conn *sql.Conn
+	s       *Store
+	conn    *sql.Conn
+	started bool
 }
 
-func (s *Store) beginMySQL(ctx context.Context, first []statement) (txn, []statement, error) {
+func (s *Store) beginMySQL(ctx context.Context) (txn, error) {
 	conn, err := s.read.db.Conn(ctx)
 	if err != nil {
-		return nil, nil, err //nolint:wrapcheck // the caller says what it tried
+		return nil, err //nolint:wrapcheck // the caller says what it tried
 	}
-	return &mysqlTxn{s: s, conn: conn}, append([]statement{
-		{sql: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"},
-		{sql: "START TRANSACTION"},
-	}, first...), nil
+	return &mysqlTxn{s: s, conn: conn}, nil
 }
 
-// join makes one text of statements.
-func join(d *dialect, list []statement) (string, []any) {
-	var text strings.Builder
-	var args []any
-	for i, st := range list {
-		if i > 0 {
-			text.WriteString(";")
-		}
-		text.WriteString(st.sql)
-		args = append(args, d.bind(st.args)...)
+// start puts the beginning of the transaction before its first statements: one
+// that writes and commits without a question is one round trip.
+func (t *mysqlTxn) start(list []statement) []statement {
+	if t.started {
+		return list
 	}
-	return text.String(), args
+	t.started = true
+	return append([]statement{
+		{sql: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"},
+		{sql: "START TRANSACTION"},
+	}, list...)
 }
 
 // send hands statements over in as few texts as the server takes.
-func (s *Store) send(list []statement, f func(text string, args []any) error) error {
+func (s *Store) send(list []statement, f func(text string) error) error {
 	soft, hard := s.packets()
 	for len(list) > 0 {
 		n, size := 0, 0
@@ -81,8 +77,11 @@ func (s *Store) send(list []statement, f func(text string, args []any) error) er
 			size += w
 			n++
 		}
-		text, args := join(s.d, list[:n])
-		if err := f(text, args); err != nil {
+		text, err := join(list[:n])
+		if err == nil {
+			err = f(text)
+		}
+		if err != nil {
 			return err
 		}
 		list = list[n:]
@@ -91,8 +90,8 @@ func (s *Store) send(list []statement, f func(text string, args []any) error) er
 }
 
 func (t *mysqlTxn) query(ctx context.Context, list []statement, scan func(r *sql.Rows) error) error {
-	return t.s.send(list, func(text string, args []any) error {
-		rows, err := t.conn.QueryContext(ctx, text, args...)
+	return t.s.send(t.start(list), func(text string) error {
+		rows, err := t.conn.QueryContext(ctx, text)
 		if err != nil {
 			return err //nolint:wrapcheck // callers say what they tried
 		}
@@ -101,8 +100,8 @@ func (t *mysqlTxn) query(ctx context.Context, list []statement, scan func(r *sql
 }
 
 func (t *mysqlTxn) exec(ctx context.Context, list []statement) error {
-	return t.s.send(list, func(text string, args []any) error {
-		_, err := t.conn.ExecContext(ctx, text, args...)
+	return t.s.send(t.start(list), func(text string) error {
+		_, err := t.conn.ExecContext(ctx, text)
 		return err //nolint:wrapcheck // callers say what they tried
 	})
 }
@@ -118,6 +117,10 @@ func (t *mysqlTxn) commit(ctx context.Context, list []statement) error {
 // rollback frees the locks at once where the server answers; else they go with
 // the connection.
 func (t *mysqlTxn) rollback(ctx context.Context) {
+	if !t.started {
+		_ = t.conn.Close()
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if _, err := t.conn.ExecContext(ctx, "ROLLBACK"); err != nil {

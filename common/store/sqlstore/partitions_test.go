@@ -38,7 +38,7 @@ func testPartitions(on serverTest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &store.Conversation{Conv: "p:a:b", MinSeq: 1}
+	c := &store.Conversation{ID: 1, New: true, Conv: "p:a:b", MinSeq: 1}
 	now := time.Now()
 	turn := func(ts int64) {
 		c.MaxSeq++
@@ -146,7 +146,7 @@ func testReplica(on serverTest) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &store.Conversation{Conv: "p:a:b", MinSeq: 1, MaxSeq: int64(n)}
+		c := &store.Conversation{ID: 1, New: true, Conv: "p:a:b", MinSeq: 1, MaxSeq: int64(n)}
 		turn := &store.Turn{
 			Partitions:    []store.PartitionMove{{PartitionID: p.PartitionID, Epoch: p.Epoch, From: p.Applied, To: p.Applied + 1}},
 			Conversations: []*store.Conversation{c}, Members: []store.MemberChange{{Conv: c, Member: store.Member{User: "a", JoinedSeq: 1}}},

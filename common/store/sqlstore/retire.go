@@ -94,9 +94,9 @@ func (s *Store) raise(ctx context.Context, p part) error {
 		if err != nil {
 			return fmt.Errorf("read the ends of partition %s: %w", p.name, err)
 		}
-		err = s.send(list, func(text string, args []any) error {
+		err = s.send(list, func(text string) error {
 			return s.retry(ctx, func() error {
-				_, err := s.read.db.ExecContext(ctx, text, args...)
+				_, err := s.read.db.ExecContext(ctx, text)
 				return err //nolint:wrapcheck // told below
 			})
 		})

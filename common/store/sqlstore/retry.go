@@ -48,7 +48,9 @@ func (s *Store) retry(ctx context.Context, f func() error) error {
 // has answered, so what it has not committed it never will: of several
 // statements sent together it stops at the one that fails.
 func again(err error) string {
-	if errors.Is(err, errBeforeCommit) {
+	// The driver says bad where it has not sent anything of a text, and invalid
+	// where it may have.
+	if errors.Is(err, errBeforeCommit) || errors.Is(err, driver.ErrBadConn) {
 		return "connection"
 	}
 	e, ok := errors.AsType[*mysql.MySQLError](err)
@@ -71,6 +73,12 @@ func again(err error) string {
 func unprepared(err error) bool {
 	e, ok := errors.AsType[*mysql.MySQLError](err)
 	return ok && (e.Number == 1461 || e.Number == 1615 || e.Number == 1243)
+}
+
+// outOfRange is how a guard fails that does not stand as thought.
+func outOfRange(err error) bool {
+	e, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && e.Number == 1690 // ER_DATA_OUT_OF_RANGE
 }
 
 // lost says that a connection broke, rather than that the server refused.

@@ -32,7 +32,7 @@ func newTalk(b *testing.B, s store.Store, convs int) *talk {
 	k := &talk{s: s, move: store.PartitionMove{PartitionID: p, Epoch: st.Epoch, From: -1}}
 	turn := &store.Turn{}
 	for i := range convs {
-		c := &store.Conversation{Conv: wire.PrivateConv("alice", wire.UserID(fmt.Sprintf("bob-%05d", i))), MinSeq: 1}
+		c := &store.Conversation{ID: int64(i + 1), New: true, Conv: wire.PrivateConv("alice", wire.UserID(fmt.Sprintf("bob-%05d", i))), MinSeq: 1}
 		k.convs = append(k.convs, c)
 		turn.Members = append(turn.Members,
 			store.MemberChange{Conv: c, Member: store.Member{User: "alice", JoinedSeq: 1}},
@@ -133,8 +133,8 @@ func benchOutcomes(b *testing.B, s store.Store) {
 					keys[i] = turn.Outcomes[i].OutcomeKey
 				}
 				from := time.Now()
-				if found, err := s.Outcomes(b.Context(), keys); err != nil || len(found) > 0 {
-					b.Fatal(len(found), err)
+				if found, err := s.Lookup(b.Context(), keys, nil); err != nil || len(found.Outcomes) > 0 {
+					b.Fatal(found, err)
 				}
 				look += time.Since(from)
 				k.commit(b, turn)

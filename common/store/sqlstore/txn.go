@@ -76,6 +76,36 @@ func (s *Store) query(ctx context.Context, st statement, scan func(r *sql.Rows) 
 	return each(rows, scan)
 }
 
+// question is a statement and what becomes of its rows.
+type question struct {
+	statement
+	scan func(r *sql.Rows) error
+}
+
+// ask makes one round trip of several questions, where the database is a server.
+func (s *Store) ask(ctx context.Context, list []question) error {
+	sts := make([]statement, len(list))
+	for i := range list {
+		sts[i] = list[i].statement
+	}
+	if s.writer != nil || len(list) == 1 {
+		for i := range list {
+			if err := s.query(ctx, sts[i], list[i].scan); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	next := -1
+	return s.send(sts, func(text string) error {
+		rows, err := s.read.db.QueryContext(ctx, text)
+		if err != nil {
+			return err //nolint:wrapcheck // callers say what they tried
+		}
+		return eachOf(rows, func() { next++ }, func(r *sql.Rows) error { return list[next].scan(r) })
+	})
+}
+
 func (p *pool) query(ctx context.Context, text string, args []any) (*sql.Rows, error) {
 	st, err := p.stmt(ctx, text) //nolint:sqlclosecheck // kept till close
 	var rows *sql.Rows
@@ -90,8 +120,14 @@ func (p *pool) query(ctx context.Context, text string, args []any) (*sql.Rows, e
 
 // each scans all rows of all results and closes them.
 func each(rows *sql.Rows, scan func(r *sql.Rows) error) error {
+	return eachOf(rows, func() {}, scan)
+}
+
+// eachOf is each that says when a result begins.
+func eachOf(rows *sql.Rows, begin func(), scan func(r *sql.Rows) error) error {
 	defer func() { _ = rows.Close() }() // Err has told
 	for {
+		begin()
 		for rows.Next() {
 			if err := scan(rows); err != nil {
 				return err
@@ -145,14 +181,16 @@ func (s *Store) begin(ctx context.Context, first []statement, scan func(r *sql.R
 	if s.writer != nil {
 		t, err = s.writer.begin(ctx)
 	} else {
-		t, first, err = s.beginMySQL(ctx, first)
+		t, err = s.beginMySQL(ctx)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("begin: %w", err)
-	}
-	if scan == nil {
+	case len(first) == 0:
+		return t, nil
+	case scan == nil:
 		err = t.exec(ctx, first)
-	} else {
+	default:
 		err = t.query(ctx, first, scan)
 	}
 	if err != nil {

@@ -50,7 +50,8 @@ func testZombie(f *fixture) {
 	t := f.t
 	zombie := *f
 	f.claim(t, f.p.PartitionID)
-	c := &store.Conversation{Conv: "g:zombie", MaxSeq: 1}
+	c := f.fresh("g:zombie")
+	c.MaxSeq = 1
 	fenced, err := f.s.Commit(t.Context(), &store.Turn{
 		Partitions:    []store.PartitionMove{{PartitionID: zombie.p.PartitionID, Epoch: zombie.p.Epoch, From: -1, To: 0}},
 		Conversations: []*store.Conversation{c},
@@ -59,7 +60,7 @@ func testZombie(f *fixture) {
 	})
 	must(t, err)
 	equal(t, "fenced", fenced, []record.PartitionID{f.p.PartitionID})
-	equal(t, "id of what was not made", c.ID, int64(0))
+	equal(t, "new, as it was not made", c.New, true)
 	_, err = f.s.Conversation(t.Context(), c.Conv)
 	notFound(t, "conversation", err)
 	_, err = f.s.Outcome(t.Context(), store.OutcomeKey{Conv: c.Conv, From: "a", ClientID: "1"})
@@ -102,15 +103,15 @@ func testIDs(f *fixture) {
 	t := f.t
 	var list []*store.Conversation
 	for i := range 70 {
-		list = append(list, &store.Conversation{Conv: wire.GroupConv(wire.GroupID(fmt.Sprint("g", i))), MaxSeq: int64(i)})
+		c := f.fresh(wire.GroupConv(wire.GroupID(fmt.Sprint("g", i))))
+		c.MaxSeq = int64(i)
+		list = append(list, c)
 	}
 	f.commit(t, &store.Turn{Conversations: list})
-	seen := make(map[int64]bool)
 	for _, c := range list {
-		if c.ID == 0 || seen[c.ID] {
-			t.Fatalf("conversation %s has id %d", c.Conv, c.ID)
+		if c.New {
+			t.Fatalf("conversation %s is stored and still new", c.Conv)
 		}
-		seen[c.ID] = true
 		c.MaxSeq += 100
 	}
 	f.commit(t, &store.Turn{Conversations: list})
@@ -118,14 +119,26 @@ func testIDs(f *fixture) {
 	for _, c := range list {
 		convs = append(convs, c.Conv)
 	}
-	heads := got[map[wire.ConvID]*store.Conversation](t)(f.s.Conversations(t.Context(), convs))
+	heads := got[store.Found](t)(f.s.Lookup(t.Context(), nil, convs)).Conversations
 	equal(t, "heads", len(heads), len(list))
 	for _, c := range list {
 		equal(t, "head", heads[c.Conv], c)
 	}
-	again := &store.Conversation{Conv: "g:g5"}
+	again := f.fresh("g:g5")
 	deterministic(t, "a conversation that exists", f.try(t.Context(), &store.Turn{Conversations: []*store.Conversation{again}}))
-	equal(t, "id after a failure", again.ID, int64(0))
+	equal(t, "new after a failure", again.New, true)
+	again = f.fresh("g:another")
+	again.ID = list[3].ID
+	deterministic(t, "an id that is taken", f.try(t.Context(), &store.Turn{Conversations: []*store.Conversation{again}}))
+	equal(t, "whose it is", got[*store.Conversation](t)(f.s.Conversation(t.Context(), list[3].Conv)), list[3])
+
+	outcome := store.Outcome{OutcomeKey: store.OutcomeKey{Conv: "g:g5", From: "a", ClientID: "1"}, Partition: f.p.PartitionID, ID: 5, TS: base}
+	f.commit(t, &store.Turn{Outcomes: []store.Outcome{outcome}})
+	both := got[store.Found](t)(f.s.Lookup(t.Context(), []store.OutcomeKey{{Conv: "g:g5", From: "b"}, outcome.OutcomeKey}, convs[:3]))
+	equal(t, "verdicts and heads at once", both, store.Found{
+		Outcomes:      map[store.OutcomeKey]store.Outcome{outcome.OutcomeKey: outcome},
+		Conversations: map[wire.ConvID]*store.Conversation{list[0].Conv: list[0], list[1].Conv: list[1]},
+	})
 }
 
 func testAtomic(f *fixture) {
@@ -134,7 +147,8 @@ func testAtomic(f *fixture) {
 	before := f.state(t)
 	head := *c
 	head.MaxSeq = 50
-	fresh := &store.Conversation{Conv: "g:fresh", MaxSeq: 1}
+	fresh := f.fresh("g:fresh")
+	fresh.MaxSeq = 1
 	turn := &store.Turn{
 		Conversations: []*store.Conversation{&head, fresh},
 		Members:       []store.MemberChange{{Conv: c, Member: store.Member{User: "b", Role: store.RoleMember, JoinedSeq: 2}}},
@@ -148,7 +162,7 @@ func testAtomic(f *fixture) {
 		Refusals: []store.Refusal{{User: "a", Refused: wire.Refused{ID: 5}, TS: base}},
 	}
 	deterministic(t, "a seq twice", f.try(t.Context(), turn))
-	equal(t, "id", fresh.ID, int64(0))
+	equal(t, "new", fresh.New, true)
 	equal(t, "state", f.state(t), before)
 	equal(t, "head", got[*store.Conversation](t)(f.s.Conversation(t.Context(), c.Conv)), c)
 	equal(t, "members", len(got[[]store.Member](t)(f.s.ActiveMembers(t.Context(), c.ID))), 1)
@@ -182,9 +196,10 @@ func testLimits(f *fixture) {
 		"seq 0":              row(func(r *store.Row) { r.Seq = 0 }),
 		"an unknown kind":    row(func(r *store.Row) { r.Kind = 3 }),
 		"a time before time": row(func(r *store.Row) { r.TS = -1 }),
-		"a long conv":        {Conversations: []*store.Conversation{{Conv: wire.ConvID("g:" + strings.Repeat("x", 130))}}},
+		"a long conv":        {Conversations: []*store.Conversation{{ID: 1, New: true, Conv: wire.ConvID("g:" + strings.Repeat("x", 130))}}},
+		"no id":              {Conversations: []*store.Conversation{{New: true, Conv: "g:x"}}},
 		"an unknown conversation": {
-			Rows: []store.ConvRow{{Conv: &store.Conversation{Conv: "g:x"}, Row: f.row(1, "a", wire.TypeText, "")}},
+			Rows: []store.ConvRow{{Conv: &store.Conversation{ID: 1, New: true, Conv: "g:x"}, Row: f.row(1, "a", wire.TypeText, "")}},
 		},
 	} {
 		deterministic(t, name, f.try(t.Context(), turn))
@@ -249,7 +264,7 @@ func testOutcomes(f *fixture) {
 	for i := range 100 {
 		keys = append(keys, key(fmt.Sprint("none-", i)))
 	}
-	found := got[map[store.OutcomeKey]store.Outcome](t)(f.s.Outcomes(t.Context(), keys))
+	found := got[store.Found](t)(f.s.Lookup(t.Context(), keys, nil)).Outcomes
 	equal(t, "outcomes", found, map[store.OutcomeKey]store.Outcome{key("1"): one, key("2"): two})
 	equal(t, "by key", got[store.Outcome](t)(f.s.Outcome(t.Context(), key("2"))), two)
 	equal(t, "by id", got[store.Outcome](t)(f.s.OutcomeByID(t.Context(), "a", one.ID)), one)
@@ -261,7 +276,7 @@ func testOutcomes(f *fixture) {
 	later := outcome("1", base+8*store.DayMS)
 	f.commit(t, &store.Turn{Outcomes: []store.Outcome{later}})
 	equal(t, "the newest stands", got[store.Outcome](t)(f.s.Outcome(t.Context(), key("1"))), later)
-	found = got[map[store.OutcomeKey]store.Outcome](t)(f.s.Outcomes(t.Context(), keys))
+	found = got[store.Found](t)(f.s.Lookup(t.Context(), keys, nil)).Outcomes
 	equal(t, "newest of outcomes", found[key("1")], later)
 }
 
@@ -273,7 +288,7 @@ func testConcurrent(f *fixture) {
 	other.p = f.claim(t, record.PartitionID{Topic: record.TopicMessages, Number: 1})
 	errs := make(chan error, 2)
 	work := func(f *fixture, conv wire.ConvID) {
-		c := &store.Conversation{Conv: conv}
+		c := f.fresh(conv)
 		for range turns {
 			turn := &store.Turn{Conversations: []*store.Conversation{c}}
 			f.say(c, turn, "a", 3)
@@ -290,13 +305,10 @@ func testConcurrent(f *fixture) {
 	for range 2 {
 		must(t, <-errs)
 	}
-	heads := got[map[wire.ConvID]*store.Conversation](t)(f.s.Conversations(t.Context(), []wire.ConvID{"g:one", "g:two"}))
+	heads := got[store.Found](t)(f.s.Lookup(t.Context(), nil, []wire.ConvID{"g:one", "g:two"})).Conversations
 	for _, c := range slices.Sorted(maps.Keys(heads)) {
 		rows := got[[]store.Row](t)(f.s.Rows(t.Context(), heads[c].ID, 1, 1000))
 		equal(t, "rows of "+string(c), len(rows), turns*3)
-	}
-	if heads["g:one"].ID == heads["g:two"].ID {
-		t.Error("two conversations share an id")
 	}
 }
 

@@ -118,10 +118,9 @@ func (f *fixture) try(ctx context.Context, turn *store.Turn) error {
 // group makes a group whose creation took seq 1.
 func (f *fixture) group(t *testing.T, id wire.GroupID, members ...wire.UserID) *store.Conversation {
 	t.Helper()
-	c := &store.Conversation{
-		Conv: wire.GroupConv(id), MaxSeq: 1, MinSeq: 1, LastTS: base, LastMsg: 1,
-		Group: &store.Group{Name: "name of " + string(id), Owner: members[0], Members: len(members)},
-	}
+	c := f.fresh(wire.GroupConv(id))
+	c.MaxSeq, c.LastTS, c.LastMsg = 1, base, 1
+	c.Group = &store.Group{Name: "name of " + string(id), Owner: members[0], Members: len(members)}
 	turn := &store.Turn{Conversations: []*store.Conversation{c}}
 	for i, u := range members {
 		role := store.RoleMember
@@ -135,10 +134,16 @@ func (f *fixture) group(t *testing.T, id wire.GroupID, members ...wire.UserID) *
 	return c
 }
 
+// fresh is a conversation that is not stored.
+func (f *fixture) fresh(conv wire.ConvID) *store.Conversation {
+	f.ids++
+	return &store.Conversation{ID: int64(f.ids), New: true, Conv: conv, MinSeq: 1}
+}
+
 // private makes a private conversation with n messages from a.
 func (f *fixture) private(t *testing.T, a, b wire.UserID, n int) *store.Conversation {
 	t.Helper()
-	c := &store.Conversation{Conv: wire.PrivateConv(a, b), MinSeq: 1}
+	c := f.fresh(wire.PrivateConv(a, b))
 	turn := &store.Turn{Conversations: []*store.Conversation{c}}
 	turn.Members = append(turn.Members, store.MemberChange{Conv: c, Member: store.Member{User: a, Role: store.RoleMember, JoinedSeq: 1}})
 	if a != b {

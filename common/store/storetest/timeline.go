@@ -47,10 +47,10 @@ func testRowColumns(f *fixture) {
 func testHeads(f *fixture) {
 	t := f.t
 	c := &store.Conversation{
-		Conv: "g:g", MaxSeq: 1 << 40, MinSeq: 3, LastTS: base, LastMsg: 1<<40 - 1,
+		ID: 1, New: true, Conv: "g:g", MaxSeq: 1 << 40, MinSeq: 3, LastTS: base, LastMsg: 1<<40 - 1,
 		Group: &store.Group{Name: "Stäre 🐦", Description: strings.Repeat("d", 2000), Owner: "a", Members: 12, MutedUntil: base, Dismissed: true, NamedSeq: 7},
 	}
-	private := &store.Conversation{Conv: "p:a:b", MaxSeq: 4, MinSeq: 1}
+	private := &store.Conversation{ID: 2, New: true, Conv: "p:a:b", MaxSeq: 4, MinSeq: 1}
 	f.commit(t, &store.Turn{Conversations: []*store.Conversation{c, private}})
 	want, group := *c, *c.Group
 	want.Group = &group

@@ -202,7 +202,7 @@ func testLast(f *fixture) {
 	f.member(t, c, store.Member{User: "b", JoinedSeq: 11})
 	equal(t, "joined again, nothing said since", last("b"), int64(4))
 
-	empty := &store.Conversation{Conv: "p:x:y"}
+	empty := f.fresh("p:x:y")
 	f.commit(t, &store.Turn{
 		Conversations: []*store.Conversation{empty},
 		Members:       []store.MemberChange{{Conv: empty, Member: store.Member{User: "x", Role: store.RoleMember, JoinedSeq: 1}}},

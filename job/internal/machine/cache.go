@@ -46,7 +46,6 @@ func (g *generations[K, V]) put(k K, v V, limit int) {
 // so what was read once stays true.
 type conv struct {
 	head   store.Conversation
-	parsed wire.Conv
 	exists bool
 	// members holds the newest interval of known users; one with JoinedSeq 0
 	// never was a member. With full set, who is not in it is none.
@@ -56,7 +55,10 @@ type conv struct {
 }
 
 func newConv(id wire.ConvID, parsed wire.Conv, head *store.Conversation) *conv {
-	c := &conv{parsed: parsed, members: make(map[wire.UserID]store.Member)}
+	c := new(conv)
+	if parsed.Group != "" {
+		c.members = make(map[wire.UserID]store.Member)
+	}
 	c.head.Conv, c.head.MinSeq = id, 1
 	if head != nil {
 		c.head, c.exists = *head, true

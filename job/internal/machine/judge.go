@@ -70,9 +70,13 @@ func (t *turn) draft(id wire.ConvID) *draft {
 	return d
 }
 
-// touch makes the draft's head part of the transaction.
-func (t *turn) touch(d *draft) {
+// touch makes the draft's head part of the transaction. A conversation that
+// begins has the id of the record that begins it.
+func (t *turn) touch(it *item, d *draft) {
 	if !d.touched {
+		if !d.exists {
+			d.head.ID, d.head.New = it.rec.GetId(), true
+		}
 		d.touched, d.exists = true, true
 		t.out.Conversations = append(t.out.Conversations, d.head)
 	}
@@ -80,7 +84,7 @@ func (t *turn) touch(d *draft) {
 
 // take appends a row to the timeline: the next seq, and a time after all before.
 func (t *turn) take(it *item, d *draft, row store.Row) store.Row {
-	t.touch(d)
+	t.touch(it, d)
 	h := d.head
 	h.MaxSeq++
 	h.LastTS = max(it.TS, h.LastTS+1)
@@ -94,8 +98,8 @@ func (t *turn) take(it *item, d *draft, row store.Row) store.Row {
 }
 
 // setMember changes one interval, in the draft and in the transaction.
-func (t *turn) setMember(d *draft, m store.Member) {
-	t.touch(d)
+func (t *turn) setMember(it *item, d *draft, m store.Member) {
+	t.touch(it, d)
 	if d.head.Group != nil {
 		d.set(m)
 	}

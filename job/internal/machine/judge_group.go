@@ -72,7 +72,7 @@ func (t *turn) create(it *item, d *draft) (ruling, error) {
 	if most := it.rec.GetLimits().GetMaxMembers(); most > 0 && len(users) > int(most) {
 		return refuse(wire.CodeTooLarge)
 	}
-	t.touch(d)
+	t.touch(it, d)
 	d.head.Group = &store.Group{
 		Name: c.GetName(), Description: c.GetDescription(), Owner: it.key.From, Members: len(users),
 		NamedSeq: d.head.MaxSeq + 1,
@@ -82,7 +82,7 @@ func (t *turn) create(it *item, d *draft) (ruling, error) {
 		if u == it.key.From {
 			role = store.RoleOwner
 		}
-		t.setMember(d, store.Member{User: u, Role: role, JoinedSeq: d.head.MaxSeq + 1})
+		t.setMember(it, d, store.Member{User: u, Role: role, JoinedSeq: d.head.MaxSeq + 1})
 	}
 	var file []wire.UserID
 	if it.small(d) {
@@ -114,7 +114,7 @@ func (t *turn) add(ctx context.Context, it *item, d *draft, by store.Member) (ru
 	}
 	if after > it.large() {
 		for _, u := range fresh {
-			t.setMember(d, store.Member{User: u, Role: store.RoleMember, JoinedSeq: d.head.MaxSeq + 1})
+			t.setMember(it, d, store.Member{User: u, Role: store.RoleMember, JoinedSeq: d.head.MaxSeq + 1})
 		}
 		g.Members = after
 		if len(fresh) == 0 {
@@ -125,7 +125,7 @@ func (t *turn) add(ctx context.Context, it *item, d *draft, by store.Member) (ru
 	}
 	var r ruling
 	for _, u := range fresh {
-		t.setMember(d, store.Member{User: u, Role: store.RoleMember, JoinedSeq: d.head.MaxSeq + 1})
+		t.setMember(it, d, store.Member{User: u, Role: store.RoleMember, JoinedSeq: d.head.MaxSeq + 1})
 		g.Members++
 		file, err := t.audience(ctx, it, d)
 		if err != nil {
@@ -169,7 +169,7 @@ func (t *turn) remove(ctx context.Context, it *item, d *draft, by store.Member) 
 			return ruling{}, err
 		}
 		m.LeftSeq = d.head.MaxSeq + 1
-		t.setMember(d, m)
+		t.setMember(it, d, m)
 		d.head.Group.Members--
 		r.took(t.event(it, d, wire.GroupEvent{Event: leaveEvent(it, m.User), User: m.User}, file))
 	}
@@ -180,7 +180,7 @@ func (t *turn) remove(ctx context.Context, it *item, d *draft, by store.Member) 
 func (t *turn) removeQuietly(it *item, d *draft, gone []store.Member) (ruling, error) {
 	for _, m := range gone {
 		m.LeftSeq = d.head.MaxSeq
-		t.setMember(d, m)
+		t.setMember(it, d, m)
 		d.head.Group.Members--
 		it.pushQuiet(d.head.Group.Owner, []wire.UserID{m.User}, leaveEvent(it, m.User), 0)
 	}

@@ -70,10 +70,10 @@ func (t *turn) actor(ctx context.Context, it *item, d *draft) (store.Member, wir
 // openPrivate makes the conversation and the membership of both, or of the
 // one who writes to itself.
 func (t *turn) openPrivate(it *item, d *draft) {
-	t.touch(d)
-	t.setMember(d, store.Member{User: it.conv.A, Role: store.RoleMember, JoinedSeq: 1})
+	t.touch(it, d)
+	t.setMember(it, d, store.Member{User: it.conv.A, Role: store.RoleMember, JoinedSeq: 1})
 	if it.conv.B != it.conv.A {
-		t.setMember(d, store.Member{User: it.conv.B, Role: store.RoleMember, JoinedSeq: 1})
+		t.setMember(it, d, store.Member{User: it.conv.B, Role: store.RoleMember, JoinedSeq: 1})
 	}
 }
 

@@ -33,10 +33,10 @@ func (t *turn) role(ctx context.Context, it *item, d *draft, by store.Member) (r
 		return refuse(wire.CodeForbidden) // hands over by naming the next owner
 	}
 	m.Role = c.GetRole()
-	t.setMember(d, m)
+	t.setMember(it, d, m)
 	if m.Role == store.RoleOwner {
 		by.Role = store.RoleAdmin
-		t.setMember(d, by)
+		t.setMember(it, d, by)
 		d.head.Group.Owner = m.User
 	}
 	return t.change(ctx, it, d, wire.GroupEvent{Event: wire.EventRole, User: m.User, Role: m.Role})
@@ -48,7 +48,7 @@ func (t *turn) rename(ctx context.Context, it *item, d *draft, by store.Member) 
 		return refuse(wire.CodeForbidden)
 	}
 	c := it.rec.GetCommand()
-	t.touch(d)
+	t.touch(it, d)
 	g := d.head.Group
 	g.NamedSeq = d.head.MaxSeq + 1
 	if c.Name != nil {
@@ -68,7 +68,7 @@ func (t *turn) mute(ctx context.Context, it *item, d *draft, by store.Member) (r
 	c := it.rec.GetCommand()
 	users := unique("", userIDs(c.GetUsers()))
 	if len(users) == 0 {
-		t.touch(d)
+		t.touch(it, d)
 		d.head.Group.MutedUntil = c.GetUntil()
 		return t.change(ctx, it, d, wire.GroupEvent{Event: wire.EventMuted, Until: c.GetUntil()})
 	}
@@ -88,7 +88,7 @@ func (t *turn) mute(ctx context.Context, it *item, d *draft, by store.Member) (r
 	for _, u := range users {
 		m, _ := d.known(u)
 		m.MutedUntil = c.GetUntil()
-		t.setMember(d, m)
+		t.setMember(it, d, m)
 		r, err := t.change(ctx, it, d, wire.GroupEvent{Event: wire.EventMuted, User: u, Until: c.GetUntil()})
 		if err != nil {
 			return ruling{}, err
@@ -115,7 +115,7 @@ func (t *turn) dismiss(ctx context.Context, it *item, d *draft, by store.Member)
 		for _, u := range d.users() {
 			m, _ := d.known(u)
 			m.LeftSeq = d.head.MaxSeq + 1
-			t.setMember(d, m)
+			t.setMember(it, d, m)
 		}
 		d.head.Group.Members = 0
 	}

@@ -80,7 +80,7 @@ func (t *turn) target(ctx context.Context, d *draft, id wire.MsgID) (target, boo
 	if tg, ok := d.targets[id]; ok {
 		return tg, true, nil
 	}
-	if d.head.ID == 0 {
+	if d.head.New {
 		return target{}, false, nil
 	}
 	row, err := t.m.st.RowByID(ctx, d.head.ID, id)

@@ -99,7 +99,7 @@ type partition struct {
 	next    int64 // offset of the next record to judge
 	stale   bool  // a commit's outcome is unknown: read the row before the next turn
 	convs   *generations[wire.ConvID, *conv]
-	recent  *generations[store.OutcomeKey, store.Outcome]
+	recent  *recent
 }
 
 // New returns a machine that owns nothing.
@@ -141,7 +141,7 @@ func (m *Machine) Claim(ctx context.Context, p record.PartitionID, topicID strin
 	m.parts[p] = &partition{
 		id: p, epoch: st.Epoch, applied: st.Applied, next: next,
 		convs:  newGenerations[wire.ConvID, *conv](),
-		recent: newGenerations[store.OutcomeKey, store.Outcome](),
+		recent: newRecent(p),
 	}
 	m.met.owned.Set(float64(len(m.parts)))
 	// Without a committed offset nothing is known to have been acted: a former
@@ -201,7 +201,7 @@ func (m *Machine) suspect(moves []store.PartitionMove) {
 
 func (p *partition) forget() {
 	p.convs = newGenerations[wire.ConvID, *conv]()
-	p.recent = newGenerations[store.OutcomeKey, store.Outcome]()
+	p.recent = newRecent(p.id)
 }
 
 // refresh reads the rows of suspected partitions; one that has another epoch

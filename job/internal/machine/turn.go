@@ -227,8 +227,8 @@ func (m *Machine) decode(e record.Entry) item {
 	return it
 }
 
-// prefetch asks once for all verdicts and once for all heads that the turn
-// needs and memory does not have.
+// prefetch asks once for all verdicts and heads that the turn needs and memory
+// does not have.
 func (t *turn) prefetch(ctx context.Context, items []item) error {
 	var keys []store.OutcomeKey
 	var convs []wire.ConvID
@@ -248,25 +248,19 @@ func (t *turn) prefetch(ctx context.Context, items []item) error {
 			}
 		}
 	}
-	if len(keys) > 0 {
-		t.m.met.lookups.WithLabelValues("outcome", "store").Add(float64(len(keys)))
-		found, err := t.m.st.Outcomes(ctx, keys)
-		if err != nil {
-			return fmt.Errorf("read outcomes: %w", err)
-		}
-		maps.Copy(t.known, found)
-	}
-	if len(convs) == 0 {
+	if len(keys) == 0 && len(convs) == 0 {
 		return nil
 	}
+	t.m.met.lookups.WithLabelValues("outcome", "store").Add(float64(len(keys)))
 	t.m.met.lookups.WithLabelValues("conversation", "store").Add(float64(len(convs)))
-	heads, err := t.m.st.Conversations(ctx, convs)
+	found, err := t.m.st.Lookup(ctx, keys, convs)
 	if err != nil {
-		return fmt.Errorf("read conversations: %w", err)
+		return fmt.Errorf("read verdicts and conversations: %w", err)
 	}
+	maps.Copy(t.known, found.Outcomes)
 	for i := range items {
 		if it := &items[i]; it.rec != nil && t.bases[it.key.Conv] == nil {
-			c := newConv(it.key.Conv, it.conv, heads[it.key.Conv])
+			c := newConv(it.key.Conv, it.conv, found.Conversations[it.key.Conv])
 			t.bases[it.key.Conv] = c
 			it.part.convs.put(it.key.Conv, c, t.m.share(t.m.cfg.MaxCachedConversations))
 		}
@@ -331,7 +325,7 @@ func (t *turn) merge() {
 	limit := t.m.share(t.m.cfg.MaxCachedOutcomes)
 	for i := range t.out.Outcomes {
 		o := &t.out.Outcomes[i]
-		t.m.parts[o.Partition].recent.put(o.OutcomeKey, *o, limit)
+		t.m.parts[o.Partition].recent.put(o, limit)
 	}
 	t.m.met.turns.Inc()
 	t.m.met.turnSize.Observe(float64(size))

@@ -68,12 +68,17 @@ func (s *jobStore) State(ctx context.Context, p record.PartitionID) (st store.Pa
 	return st, err
 }
 
-func (s *jobStore) Conversations(ctx context.Context, ids []wire.ConvID) (m map[wire.ConvID]*store.Conversation, err error) {
+func (s *jobStore) Lookup(ctx context.Context, ks []store.OutcomeKey, ids []wire.ConvID) (f store.Found, err error) {
 	err = s.call(func() error {
-		m, err = s.Machine.Conversations(ctx, ids)
+		f, err = s.Machine.Lookup(ctx, ks, ids)
 		return err
 	})
-	for id, c := range m {
+	for k, o := range f.Outcomes {
+		if low, ok := s.lowest[o.Partition]; s.j.w.bug == bugRepeatsUnchecked || ok && o.Offset > low {
+			delete(f.Outcomes, k)
+		}
+	}
+	for id, c := range f.Conversations {
 		if s.j.w.bug == bugSeqGap {
 			c.MaxSeq++
 		}
@@ -81,7 +86,7 @@ func (s *jobStore) Conversations(ctx context.Context, ids []wire.ConvID) (m map[
 			c.MaxSeq = old.MaxSeq
 		}
 	}
-	return m, err
+	return f, err
 }
 
 func (s *jobStore) ActiveMembers(ctx context.Context, conv int64) (ms []store.Member, err error) {
@@ -115,19 +120,6 @@ func (s *jobStore) everyone(ms []store.Member, us []wire.UserID) []store.Member 
 		}
 	}
 	return ms
-}
-
-func (s *jobStore) Outcomes(ctx context.Context, ks []store.OutcomeKey) (m map[store.OutcomeKey]store.Outcome, err error) {
-	err = s.call(func() error {
-		m, err = s.Machine.Outcomes(ctx, ks)
-		return err
-	})
-	for k, o := range m {
-		if low, ok := s.lowest[o.Partition]; s.j.w.bug == bugRepeatsUnchecked || ok && o.Offset > low {
-			delete(m, k)
-		}
-	}
-	return m, err
 }
 
 func (s *jobStore) Rows(ctx context.Context, conv, from, to int64) (rs []store.Row, err error) {
@@ -219,8 +211,8 @@ func (s *jobStore) remember(ctx context.Context, t *store.Turn) {
 	s.before = make(map[wire.ConvID]*store.Conversation)
 	s.states = make(map[record.PartitionID]store.PartitionState)
 	for _, c := range t.Conversations {
-		if m, err := s.Machine.Conversations(ctx, []wire.ConvID{c.Conv}); err == nil && m[c.Conv] != nil {
-			s.before[c.Conv] = m[c.Conv]
+		if f, err := s.Machine.Lookup(ctx, nil, []wire.ConvID{c.Conv}); err == nil && f.Conversations[c.Conv] != nil {
+			s.before[c.Conv] = f.Conversations[c.Conv]
 		}
 	}
 	for i := range t.Partitions {

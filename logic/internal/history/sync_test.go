@@ -506,11 +506,11 @@ func (f *fixture) cacheSome(r *rand.Rand, conv wire.ConvID) {
 // visible is the model: bob's intervals over the raw rows, edits with the
 // present content of targets that he sees.
 func (f *fixture) visible(conv wire.ConvID) []row {
-	heads, err := f.store.Conversations(f.t.Context(), []wire.ConvID{conv})
+	found, err := f.store.Lookup(f.t.Context(), nil, []wire.ConvID{conv})
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	h := heads[conv]
+	h := found.Conversations[conv]
 	if h == nil {
 		return nil
 	}

@@ -31,18 +31,14 @@ func newTurn(st store.Machine, r *recordpb.Record, p record.PartitionID, d mq.De
 }
 
 func (t *turn) apply(ctx context.Context) error {
-	known, err := t.st.Outcomes(ctx, []store.OutcomeKey{t.out.OutcomeKey})
+	found, err := t.st.Lookup(ctx, []store.OutcomeKey{t.out.OutcomeKey}, []wire.ConvID{t.out.Conv})
 	if err != nil {
-		return fmt.Errorf("outcomes: %w", err)
+		return fmt.Errorf("look up: %w", err)
 	}
-	if _, repeat := known[t.out.OutcomeKey]; repeat {
+	if _, repeat := found.Outcomes[t.out.OutcomeKey]; repeat {
 		return nil
 	}
-	heads, err := t.st.Conversations(ctx, []wire.ConvID{t.out.Conv})
-	if err != nil {
-		return fmt.Errorf("conversations: %w", err)
-	}
-	t.conv = heads[t.out.Conv]
+	t.conv = found.Conversations[t.out.Conv]
 	code, err := t.judge(ctx)
 	if err != nil {
 		return err
@@ -107,7 +103,7 @@ func (t *turn) send(ctx context.Context, s *recordpb.Send) (wire.Code, error) {
 			return code, err
 		}
 	} else if t.conv == nil {
-		t.conv = &store.Conversation{Conv: t.out.Conv, MinSeq: 1}
+		t.conv = t.begin()
 		t.join(c.A, store.RoleMember, 1)
 		if c.B != c.A {
 			t.join(c.B, store.RoleMember, 1)
@@ -122,6 +118,11 @@ func (t *turn) send(ctx context.Context, s *recordpb.Send) (wire.Code, error) {
 		ClientID: t.out.ClientID, Mention: mention, ReplyTo: wire.MsgID(s.GetReplyTo()),
 	})
 	return "", nil
+}
+
+// begin is a conversation that the record begins.
+func (t *turn) begin() *store.Conversation {
+	return &store.Conversation{ID: int64(t.out.ID), New: true, Conv: t.out.Conv, MinSeq: 1}
 }
 
 // interval is the user's newest, nil if there is none.
@@ -225,9 +226,10 @@ func (t *turn) create(c *recordpb.Command) wire.Code {
 	if t.conv != nil {
 		return wire.CodeConflict
 	}
-	t.conv = &store.Conversation{Conv: t.out.Conv, MinSeq: 1, Group: &store.Group{
+	t.conv = t.begin()
+	t.conv.Group = &store.Group{
 		Name: c.GetName(), Description: c.GetDescription(), Owner: t.from, Members: 1, NamedSeq: 1,
-	}}
+	}
 	t.event(wire.EventCreated, "")
 	t.join(t.from, store.RoleOwner, 1)
 	for _, u := range c.GetUsers() {
