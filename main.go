@@ -12,10 +12,12 @@ import (
 	"os"
 
 	"github.com/starling-im/starling/common/buildinfo"
+	"github.com/starling-im/starling/common/timerslack"
 	"github.com/starling-im/starling/internal/process"
 	"github.com/starling-im/starling/internal/server"
 )
 
 func main() {
+	timerslack.Raise(process.TimerSlack)
 	os.Exit(server.Main(context.Background(), buildinfo.Read().String(), process.OS()))
 }

@@ -77,6 +77,7 @@ var ours = []struct{ pkg, allow string }{
 	{"common/record", "common/wire common/record"},
 	{"common/idgen", "common/wire"},
 	{"common/buildinfo", ""},
+	{"common/timerslack", "common/testkit"},
 	{"common/token", "common/wire"},
 	{"common/config", "common/wire common/buildinfo"},
 	{"common/obs", "common/wire common/buildinfo common/config"},
@@ -100,7 +101,7 @@ var ours = []struct{ pkg, allow string }{
 	{"internal/server", "common edge logic job internal"},
 	{"client/go", "client/go common/wire"},
 	{"client/web", "client/web"},
-	{"bench", "bench client/go common/wire common/config common/obs common/buildinfo"},
+	{"bench", "bench client/go common/wire common/config common/obs common/buildinfo common/timerslack"},
 	{"deploy", "*"},
 	{".", "common internal"},
 }

@@ -81,6 +81,7 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("divide the partitions among the shards: %w", err)
 	}
+	env.Blocks()
 	producer, err := mq.NewProducer(context.WithoutCancel(ctx), cfg.Kafka, env.Log.Named("kafka"), env.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("make the producer: %w", err)
@@ -98,6 +99,7 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 	return &Backend{
 		Registry: reg, Shards: list, Store: st, Producer: producer,
 		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
+			env.Blocks()
 			return mq.NewConsumer(cfg.Kafka, group, topics, env.Log.Named("kafka"), env.Metrics)
 		},
 	}, nil

@@ -54,7 +54,12 @@ type Env struct {
 
 	targets []string
 	clocks  []obs.Clock
+	procs   procs
 }
+
+// Blocks makes room for a client that keeps a thread waiting in C (procs.go).
+// Any goroutine may call it.
+func (e *Env) Blocks() { e.procs.more() }
 
 // Clock adds a clock to those that are compared with this process's.
 func (e *Env) Clock(c obs.Clock) { e.clocks = append(e.clocks, c) }
@@ -158,6 +163,7 @@ func run(ctx context.Context, name string, p Program, std IO) error {
 	ctx, stop := app.Signals(ctx)
 	defer stop()
 	env := &Env{Manager: app.New(set.App, log), Log: log, Metrics: newMetrics(), Stdout: std.Stdout}
+	env.procs.chosen = chosen(std.Environ)
 	buildErr := p.Build(ctx, env)
 	env.watchClocks()
 	if buildErr != nil {
