@@ -7,5 +7,5 @@
 // is mostly idle. More slack makes them fewer (docs/decisions/011).
 //
 // Raise is called once, first in main. Only Linux has the notion; elsewhere it
-// does nothing.
+// does nothing. _STARLING_TIMERSLACK=1 in the environment switches it off.
 package timerslack

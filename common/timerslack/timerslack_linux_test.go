@@ -64,7 +64,7 @@ func TestRaise(t *testing.T) {
 		{"a choice stays", []string{"child", "70000"}, "slack 70000 <nil>"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), os.Args[0], c.args...) //nolint:gosec // itself
+			cmd := exec.CommandContext(t.Context(), os.Args[0], c.args...)
 			out, err := cmd.Output()
 			if err != nil {
 				t.Fatal(err)

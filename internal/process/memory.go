@@ -22,7 +22,7 @@ const maxBallast = 64 << 10
 // RegisterFlags defines the settings with their defaults.
 func (m *Memory) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.IntVar(&m.BallastMB, prefix+"ballast-mb", 256,
-		"MiB of heap that are never touched and make the garbage collector run more seldom; at most as much more garbage stands in memory. Left out where GOMEMLIMIT is set, which would count it")
+		"MiB of heap that are never touched and make the garbage collector run more seldom; at most as much more garbage (times GOGC/100) stands in memory. Left out where GOMEMLIMIT is set, which would count it")
 }
 
 // Validate names a setting that cannot work.

@@ -59,7 +59,11 @@ type Env struct {
 
 // Blocks makes room for a client that keeps a thread waiting in C (procs.go).
 // Any goroutine may call it.
-func (e *Env) Blocks() { e.procs.more() }
+func (e *Env) Blocks() {
+	if n := e.procs.more(); n > 0 && e.Log != nil {
+		e.Log.Info("room for a client that waits in C", zap.Int("gomaxprocs", n))
+	}
+}
 
 // Clock adds a clock to those that are compared with this process's.
 func (e *Env) Clock(c obs.Clock) { e.clocks = append(e.clocks, c) }

@@ -31,14 +31,17 @@ func chosen(environ []string) bool {
 	})
 }
 
-// more makes room for one more thread that waits.
-func (p *procs) more() {
+// more makes room for one more thread that waits, and returns how many may run
+// then, 0 where that stays as it is.
+func (p *procs) more() int {
 	if p.chosen {
-		return
+		return 0
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waits++
 	runtime.SetDefaultGOMAXPROCS()
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + p.waits)
+	n := runtime.GOMAXPROCS(0) + p.waits
+	runtime.GOMAXPROCS(n)
+	return n
 }

@@ -132,7 +132,7 @@ func (s *Store) checkSession(ctx context.Context) error {
 		return fmt.Errorf("read the server's settings: %w", err)
 	}
 	switch {
-	case !strings.Contains(mode, "STRICT_ALL_TABLES") || !autocommit:
+	case !strings.Contains(mode, "STRICT_ALL_TABLES") || strings.Contains(mode, "NO_BACKSLASH_ESCAPES") || !autocommit:
 		return refuse("connect without a proxy that keeps sessions to itself",
 			"the server did not take our sql_mode and autocommit, but has %q and %t", mode, autocommit)
 	case charset != "utf8mb4":

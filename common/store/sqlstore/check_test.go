@@ -69,6 +69,9 @@ func testCheck(on serverTest) {
 	if err := st.Check(t.Context()); err != nil {
 		t.Errorf("migrated: %v", err)
 	}
+	if err := check(t, s.config("im:geheim", "im0?SQL_MODE='NO_BACKSLASH_ESCAPES'")); err != nil {
+		t.Errorf("our sql_mode gave way: %v", err)
+	}
 	s.exec(t, "DELETE FROM im0.goose_db_version ORDER BY version_id DESC LIMIT 1")
 	if err := st.Check(t.Context()); !errors.Is(err, ErrSchemaOld) {
 		t.Errorf("an older schema: %v", err)

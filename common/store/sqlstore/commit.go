@@ -66,7 +66,7 @@ func (c *commit) try(ctx context.Context) error {
 	if c.check(); len(c.fenced) > 0 {
 		return nil // a guard that has moved never comes back
 	}
-	return err
+	return fmt.Errorf("a guard failed but stands where it is read: connect to the primary alone: %w", err)
 }
 
 type guard struct {

@@ -180,7 +180,7 @@ func testFrozen(on serverTest) {
 	}
 }
 
-// A turn does not hear of connections that the server has closed.
+// Nobody hears of connections that the server has closed before anything was sent.
 func testClosed(on serverTest) {
 	t, s := on.t, on.server
 	s.start(t)
@@ -192,6 +192,10 @@ func testClosed(on serverTest) {
 		}
 		if _, err := st.State(t.Context(), p); err != nil {
 			t.Fatalf("state %d: %v", i, err)
+		}
+		turn := &store.Turn{Partitions: []store.PartitionMove{{PartitionID: p, Epoch: int64(i + 1), From: int64(i - 1), To: int64(i)}}}
+		if fenced, err := st.Commit(t.Context(), turn); err != nil || len(fenced) > 0 {
+			t.Fatalf("commit %d: fenced %v, %v", i, fenced, err)
 		}
 		rows, err := s.root(t).QueryContext(t.Context(), "SELECT id FROM information_schema.processlist WHERE user = 'im'")
 		if err != nil {

@@ -138,6 +138,10 @@ func (c *Config) mysql(dsn string) (*mysql.Config, error) {
 	if m.Params == nil {
 		m.Params = make(map[string]string)
 	}
+	maps.DeleteFunc(m.Params, func(name, _ string) bool { // the server reads names in any case
+		_, ours := session()[strings.ToLower(name)]
+		return ours
+	})
 	maps.Copy(m.Params, session())
 	if m.Timeout == 0 {
 		m.Timeout = 5 * time.Second

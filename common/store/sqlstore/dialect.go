@@ -109,7 +109,7 @@ func mysqlDialect() *dialect {
 			switch e.Number {
 			case 1048, // null
 				1062, 1586, // duplicate key
-				1264, 1265, 1292, 1300, 1366, 1406, 1690, // bad, too great or too long a value
+				1264, 1265, 1292, 1300, 1366, 1406, // bad, too great or too long a value
 				1451, 1452, 3819, 4025: // foreign key, check
 				return true
 			}

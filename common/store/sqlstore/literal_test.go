@@ -80,10 +80,12 @@ func testLiterals(on serverTest) {
 	t := on.t
 	_, st := on.server.migrated(t)
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
-		b := make([]byte, rng.IntN(300))
+	for round := range 200 {
+		b := make([]byte, 256+rng.IntN(300))
 		for i := range b {
-			b[i] = "\x00\x01\n\r\x1a'\"\\?;-%_ab\x80\xbf\xc3\xe2\xf0\xff"[rng.IntN(21)]
+			if b[i] = byte(i); round > 0 { // first every byte, then mostly those that mean something
+				b[i] = "\x00\x01\n\r\x1a'\"\\?;-%_ab\x80\xbf\xc3\xe2\xf0\xff"[rng.IntN(21)]
+			}
 		}
 		want, n := string(b), rng.Int64()-math.MaxInt64/2
 		text, err := join([]statement{{sql: "SELECT ?, ?", args: []any{want, n}}})
