@@ -104,13 +104,25 @@ func (r *run) drain() {
 	}
 }
 
+// handOver gives the owner what there is. A record that comes once more, which
+// the client lets happen now and then when partitions move, is left out.
 func (r *run) handOver() {
-	if len(r.buf) == 0 || r.err != nil {
+	if r.err != nil {
 		return
 	}
-	for i := range r.buf {
-		r.m.records.WithLabelValues(r.buf[i].Topic).Inc()
-		r.next[r.buf[i].PartitionID] = r.buf[i].Offset + 1
+	batch := r.buf[:0]
+	for _, e := range r.buf {
+		if e.Offset < r.next[e.PartitionID] {
+			r.m.repeats.Inc()
+			continue
+		}
+		r.m.records.WithLabelValues(e.Topic).Inc()
+		r.next[e.PartitionID] = e.Offset + 1
+		batch = append(batch, e)
+	}
+	r.buf = batch
+	if len(r.buf) == 0 {
+		return
 	}
 	r.batches <- r.buf
 	r.buf, r.busy, r.since = nil, true, time.Now()

@@ -34,6 +34,7 @@ type consumerMetrics struct {
 	rebalances *prometheus.CounterVec
 	errs       *prometheus.CounterVec
 	stalls     prometheus.Counter
+	repeats    prometheus.Counter
 	lag        *prometheus.GaugeVec
 }
 
@@ -50,6 +51,7 @@ func newConsumerMetrics(reg prometheus.Registerer, group string) *consumerMetric
 		rebalances: f.NewCounterVec(prometheus.CounterOpts{Name: "starling_mq_consumer_rebalances_total", Help: "Partitions assigned, declined by the owner, revoked and lost."}, []string{"event"}),
 		errs:       f.NewCounterVec(prometheus.CounterOpts{Name: "starling_mq_consumer_errors_total", Help: "Errors of the client, by code."}, []string{"code"}),
 		stalls:     f.NewCounter(prometheus.CounterOpts{Name: "starling_mq_consumer_stalls_total", Help: "Times the partitions were paused because the owner kept a batch for long."}),
+		repeats:    f.NewCounter(prometheus.CounterOpts{Name: "starling_mq_consumer_repeats_total", Help: "Records that the client gave once more and that were left out."}),
 		lag:        f.NewGaugeVec(prometheus.GaugeOpts{Name: "starling_mq_consumer_lag_records", Help: "Records of an owned partition that were not handed to the owner yet, by the end of the log as last fetched."}, []string{"topic", "partition"}),
 	}
 }
