@@ -33,6 +33,7 @@ func lasts(d time.Duration) { time.Sleep(d) }
 // repeated, no hole, and a killed job's partitions are taken over in time.
 func TestRealKill9(t *testing.T) {
 	servers, s, l := under(t)
+	lasts(25 * time.Second) // until the brokers' compilers are through, as in production
 	for _, name := range []string{"edge-1", "logic-1", "job-1", "job-2"} {
 		p := s.Process(name)
 		died := time.Now()
