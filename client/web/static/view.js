@@ -24,16 +24,26 @@ export function avatar(name, group) {
 const clock = (ts) => new Date(ts).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 const day = (ts) => new Date(ts).toLocaleDateString([], { weekday: "long", day: "numeric", month: "long" });
 
+// drawConversations keeps the button of each conversation, and moves none that
+// is in its place: a press that began before stays a click.
 export function drawConversations(convs, open, me, choose) {
   const sorted = [...convs].sort((a, b) => (b.last?.ts ?? 0) - (a.last?.ts ?? 0));
   $("no-convs").hidden = sorted.length > 0;
-  $("conversations").replaceChildren(...sorted.map((c) => el("li", {},
-    el("button", { "data-conv": c.id, "aria-current": c === open, onclick: () => choose(c) },
-      avatar(c.title(me), c.group),
+  const list = $("conversations");
+  const had = new Map([...list.children].map((li) => [li.firstChild.dataset.conv, li]));
+  const rows = sorted.map((c) => {
+    const li = had.get(c.id) ?? el("li", {}, el("button", { "data-conv": c.id }));
+    const button = li.firstChild;
+    button.onclick = () => choose(c);
+    button.setAttribute("aria-current", c === open);
+    button.replaceChildren(avatar(c.title(me), c.group),
       el("span", { class: "grow" },
         el("span", { class: "row" }, el("b", {}, c.title(me)), el("small", { class: "muted" }, c.last ? clock(c.last.ts) : "")),
         el("span", { class: "row" }, el("span", { class: "muted grow" }, preview(c.last)),
-          c.unread > 0 && el("span", { class: "badge", title: `${c.unread} unread` }, c.unread > 99 ? "99+" : String(c.unread))))))));
+          c.unread > 0 && el("span", { class: "badge", title: `${c.unread} unread` }, c.unread > 99 ? "99+" : String(c.unread)))));
+    return li;
+  });
+  if (rows.length !== list.children.length || rows.some((li, i) => li !== list.children[i])) list.replaceChildren(...rows);
   const unread = sorted.reduce((n, c) => n + c.unread, 0);
   document.title = unread ? `(${unread}) Starling` : "Starling";
 }
