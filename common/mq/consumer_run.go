@@ -193,9 +193,10 @@ func (r *run) resume() {
 	r.stalled = false
 }
 
-// poll takes one event; it says whether there was one.
+// poll takes one event; it says whether there was one. A wait that is over does
+// not wait: to the client a negative one means for ever.
 func (r *run) poll(wait time.Duration) bool {
-	switch ev := r.c.Poll(int(wait.Milliseconds())).(type) {
+	switch ev := r.c.Poll(int(max(wait, 0).Milliseconds())).(type) {
 	case nil:
 		return false
 	case *kafka.Message:

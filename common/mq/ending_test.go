@@ -95,6 +95,29 @@ func TestStopAtAnyTime(t *testing.T) {
 	}
 }
 
+// TestPollWithoutTime: a wait whose end has just passed is over.
+func TestPollWithoutTime(t *testing.T) {
+	x, err := newConsumer(embeddedConfig(t), "group", []string{record.TopicMessages}, zap.NewNop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &run{consumer: x, ctx: t.Context(), owner: starter{}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for r.poll(-time.Millisecond) { // what the client may say of itself comes first
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("waits for ever")
+	}
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // holder is an owner that keeps its first batch until it is let go.
 type holder struct {
 	starter
