@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"reflect"
 	"strconv"
 	"sync"
 	"time"
@@ -23,7 +24,7 @@ const unseenTicks = 10
 type expiry struct {
 	redis *miniredis.Miniredis
 
-	mu      sync.Mutex // never held by a command; taken before miniredis's own lock
+	mu      sync.Mutex // taken before miniredis's own lock, so not by what a script calls: that holds it
 	touched map[string]struct{}
 	again   [unseenTicks]map[string]struct{} // ring of touched sets, for the second look
 	due     map[int64][]string               // by tick
@@ -45,8 +46,9 @@ func newExpiry(m *miniredis.Miniredis) *expiry {
 	return e
 }
 
-// hook notes the keys of a command that may set a TTL.
-func (e *expiry) hook(_ *server.Peer, cmd string, args ...string) bool {
+// hook notes the keys of a command that may set a TTL. A script's were named with
+// the script.
+func (e *expiry) hook(p *server.Peer, cmd string, args ...string) bool {
 	var keys []string
 	switch cmd {
 	case "SET", "GETEX", "SETEX", "PSETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "RESTORE":
@@ -59,7 +61,7 @@ func (e *expiry) hook(_ *server.Peer, cmd string, args ...string) bool {
 			keys = args[2:min(2+max(n, 0), len(args))]
 		}
 	}
-	if len(keys) > 0 {
+	if len(keys) > 0 && !nested(p) {
 		e.mu.Lock()
 		for _, k := range keys {
 			e.touched[k] = struct{}{}
@@ -67,6 +69,17 @@ func (e *expiry) hook(_ *server.Peer, cmd string, args ...string) bool {
 		e.mu.Unlock()
 	}
 	return false
+}
+
+// nested says whether a command is called by a script. miniredis knows, but tells
+// nobody.
+func nested(p *server.Peer) bool {
+	ctx := reflect.Indirect(reflect.ValueOf(p.Ctx))
+	if ctx.Kind() != reflect.Struct {
+		return false // a client's first command
+	}
+	f := ctx.FieldByName("nested")
+	return f.IsValid() && f.Kind() == reflect.Bool && f.Bool()
 }
 
 // run deletes what is due until ctx ends.

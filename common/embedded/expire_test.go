@@ -1,11 +1,14 @@
 package embedded
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -78,6 +81,47 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+// TestExpiryAmidScripts: what a script calls is done under miniredis's lock, which
+// a tick waits for.
+func TestExpiryAmidScripts(t *testing.T) {
+	e, c := expiring(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var scripts sync.WaitGroup
+	over := make(chan struct{})
+	for i := range 2 {
+		scripts.Go(func() {
+			for range 1000 {
+				if err := c.Eval(ctx, `redis.call("SET", KEYS[1], "v", "PX", 1000) return 1`, []string{fmt.Sprint(i)}).Err(); err != nil {
+					t.Error("a script:", err)
+					return
+				}
+			}
+		})
+	}
+	go func() {
+		defer close(over)
+		scripts.Wait()
+	}()
+	ticks := make(chan struct{})
+	go func() {
+		defer close(ticks)
+		for tick := int64(1); ; tick++ {
+			select {
+			case <-over:
+				return
+			default:
+				e.to(tick)
+			}
+		}
+	}()
+	select {
+	case <-ticks:
+	case <-ctx.Done():
+		t.Fatal("a tick and a script wait for each other")
+	}
+}
+
 // TestExpiryOfARenewedKey: a key that is renewed all the time costs no more than
 // one that is set once.
 func TestExpiryOfARenewedKey(t *testing.T) {
@@ -113,7 +157,7 @@ func TestExpiryOfARenewedKey(t *testing.T) {
 // may be after the next tick, and that one late.
 func TestExpiryOfALateCommand(t *testing.T) {
 	e, c := expiring(t)
-	e.hook(nil, "SET", "late")
+	e.hook(new(server.Peer), "SET", "late")
 	e.to(50)
 	e.redis.Server().SetPreHook(nil)
 	if err := c.Set(t.Context(), "late", 1, time.Second).Err(); err != nil {
@@ -157,7 +201,7 @@ func TestExpiryOfALateRenewal(t *testing.T) {
 	if err := c.Set(t.Context(), "late", 1, time.Second).Err(); err != nil {
 		t.Fatal(err)
 	}
-	e.hook(nil, "SET", "late")
+	e.hook(new(server.Peer), "SET", "late")
 	e.to(1)
 	e.redis.Server().SetPreHook(nil)
 	if err := c.Set(t.Context(), "late", 1, 10*time.Second).Err(); err != nil {
@@ -181,7 +225,7 @@ func BenchmarkTick(b *testing.B) {
 			b.Fatal(err)
 		}
 		m.SetTTL(k, time.Hour)
-		e.hook(nil, "SET", k)
+		e.hook(new(server.Peer), "SET", k)
 	}
 	for tick := range int64(2 * unseenTicks) {
 		e.to(tick)
@@ -189,7 +233,7 @@ func BenchmarkTick(b *testing.B) {
 	tick := e.tick
 	for b.Loop() {
 		for i := range 100 {
-			e.hook(nil, "SET", fmt.Sprint("k", i))
+			e.hook(new(server.Peer), "SET", fmt.Sprint("k", i))
 		}
 		tick++
 		e.to(tick)
