@@ -120,7 +120,7 @@ func fatal(x *fatalTest) {
 	}
 }
 
-func (p *producer) same(c *kafka.Producer) bool {
+func (p *producer) same(c *client) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return p.cur == c

@@ -31,10 +31,11 @@ const (
 
 // pending is one record between Produce and its answer.
 type pending struct {
-	done func(Delivery)
-	id   record.PartitionID
-	ts   int64
-	at   time.Time
+	done  func(Delivery)
+	id    record.PartitionID
+	ts    int64
+	at    time.Time
+	value []byte
 }
 
 // producer is one librdkafka client at a time and the goroutine that answers.
@@ -45,7 +46,7 @@ type producer struct {
 	m   *producerMetrics
 
 	mu  sync.RWMutex // held for reading while producing: cur is not replaced under a call
-	cur *kafka.Producer
+	cur *client
 	why error // why cur is nil
 
 	flight  sync.Mutex
@@ -89,7 +90,7 @@ func newProducer(ctx context.Context, cfg Config, log *zap.Logger, reg prometheu
 	return p, nil
 }
 
-func (p *producer) open() (*kafka.Producer, error) {
+func (p *producer) open() (*client, error) {
 	m := p.cfg.base()
 	maps.Copy(m, kafka.ConfigMap{
 		"acks":                         "all",
@@ -112,7 +113,7 @@ func (p *producer) open() (*kafka.Producer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make kafka producer for %v: %w", []string(p.cfg.Brokers), err)
 	}
-	return c, nil
+	return &client{Producer: c}, nil
 }
 
 // Produce implements Producer.
@@ -123,17 +124,12 @@ func (p *producer) Produce(id record.PartitionID, ts int64, value []byte, done f
 		p.m.rejected.WithLabelValues("recreating").Inc()
 		return p.why
 	}
-	e := &pending{done: done, id: id, ts: ts, at: time.Now()}
+	e := &pending{done: done, id: id, ts: ts, at: time.Now(), value: value}
 	if !p.enter(e) {
 		p.m.rejected.WithLabelValues("full").Inc()
 		return ErrFull
 	}
-	err := p.cur.Produce(&kafka.Message{
-		TopicPartition: kafka.TopicPartition{Topic: &id.Topic, Partition: id.Number},
-		Value:          value,
-		Timestamp:      time.UnixMilli(ts),
-		Opaque:         e,
-	}, nil)
+	err := p.cur.put(e)
 	if err == nil {
 		return nil
 	}
@@ -184,7 +180,7 @@ func (p *producer) leave(e *pending) bool {
 }
 
 // run answers deliveries and replaces a client that met a fatal error.
-func (p *producer) run(ctx context.Context, c *kafka.Producer) {
+func (p *producer) run(ctx context.Context, c *client) {
 	for {
 		fatal := p.answer(ctx, c)
 		p.retire(c, fatal)
@@ -200,7 +196,7 @@ func (p *producer) run(ctx context.Context, c *kafka.Producer) {
 }
 
 // answer calls done for deliveries until ctx ends (nil) or a fatal error.
-func (p *producer) answer(ctx context.Context, c *kafka.Producer) error {
+func (p *producer) answer(ctx context.Context, c *client) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -209,6 +205,7 @@ func (p *producer) answer(ctx context.Context, c *kafka.Producer) error {
 			switch ev := ev.(type) {
 			case *kafka.Message:
 				p.deliver(ev)
+				p.advance(c, ev)
 			case kafka.Error:
 				if ev.IsFatal() {
 					return ev
@@ -242,10 +239,24 @@ func (p *producer) deliver(m *kafka.Message) {
 	e.done(Delivery{Offset: int64(m.TopicPartition.Offset), TS: e.ts})
 }
 
+// advance lets what waited behind a record go on.
+func (p *producer) advance(c *client, m *kafka.Message) {
+	e, ok := m.Opaque.(*pending)
+	if !ok {
+		return
+	}
+	for _, r := range c.next(e.id, m.TopicPartition.Error) {
+		if p.leave(r.e) {
+			p.m.deliveries.WithLabelValues(r.e.id.Topic, "error").Inc()
+			r.e.done(Delivery{Err: fmt.Errorf("%w: %w", ErrUnavailable, r.err)})
+		}
+	}
+}
+
 // retire takes the client out of use, closes it and answers what is still
 // pending. New calls to Produce are refused meanwhile, so nothing of the next
 // client can overtake.
-func (p *producer) retire(c *kafka.Producer, fatal error) {
+func (p *producer) retire(c *client, fatal error) {
 	p.mu.Lock()
 	p.cur, p.why = nil, errRecreate
 	if fatal == nil {
@@ -276,7 +287,7 @@ func (p *producer) retire(c *kafka.Producer, fatal error) {
 }
 
 // reopen makes clients until one stands or ctx ends.
-func (p *producer) reopen(ctx context.Context) *kafka.Producer {
+func (p *producer) reopen(ctx context.Context) *client {
 	for {
 		c, err := p.open()
 		if err == nil {
