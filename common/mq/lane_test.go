@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/starling-im/starling/common/config"
@@ -108,4 +109,50 @@ func TestLaneGoesOn(t *testing.T) {
 	for in, waiting := p.state(id); in != 0 || waiting != 0; in, waiting = p.state(id) {
 		<-time.After(time.Millisecond) // the lane is told after the caller
 	}
+}
+
+// TestLaneKeepsOrder: a record goes behind those that wait, which go when all
+// before them is answered, as much at once as one request holds; a refused one
+// does not stop the next. The answers are the test's: there is no broker.
+func TestLaneKeepsOrder(t *testing.T) {
+	kp, err := kafka.NewProducer(&kafka.ConfigMap{"bootstrap.servers": testkit.Reserve(t, 1)[0], "message.max.bytes": 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kp.Close()
+	c, id := &client{Producer: kp}, record.PartitionID{Topic: record.TopicMessages}
+	l := c.lane(id)
+	put := func(n, size int) {
+		t.Helper()
+		for range n {
+			if err := c.put(&pending{id: id, value: make([]byte, size)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	after := func(answers, refused, inFlight, waiting int) {
+		t.Helper()
+		for range answers {
+			refused -= len(c.next(id, nil))
+		}
+		if refused != 0 || l.inFlight != inFlight || len(l.waiting) != waiting {
+			t.Fatalf("after %d answers: %d are on their way, %d wait, want %d and %d; %d refusals are missing",
+				answers, l.inFlight, len(l.waiting), inFlight, waiting, refused)
+		}
+	}
+	put(laneWindow+1, 1)
+	after(1, 0, laneWindow-1, 1) // not all before it is answered
+	put(1, 1)
+	after(0, 0, laneWindow-1, 2) // and none goes before it
+	after(laneWindow-1, 0, 2, 0)
+	put(laneWindow-2, 1)
+	put(laneRecords+1, 1)
+	after(laneWindow, 0, laneRecords, 1)
+	after(laneRecords, 0, 1, 0)
+	put(laneWindow-1, 1)
+	put(1, 2<<20) // more than the client takes
+	put(2, laneBytes)
+	after(laneWindow, 1, 1, 1)
+	after(1, 0, 1, 0)
+	after(1, 0, 0, 0)
 }
