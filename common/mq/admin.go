@@ -13,8 +13,12 @@ import (
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 )
 
-// adminTimeout bounds CreateTopics and CheckTopics.
-const adminTimeout = 30 * time.Second
+const (
+	adminTimeout = 30 * time.Second // bounds CreateTopics and CheckTopics
+	// describeTimeout bounds one question to the controller, and is how soon the
+	// end of a context is noticed before it.
+	describeTimeout = time.Second
+)
 
 // CreateTopics makes the topics that are missing and returns their names.
 // Those that stand are left as they are: CheckTopics says what is wrong with
@@ -198,8 +202,29 @@ func describe(ctx context.Context, a *kafka.AdminClient, cfg *Config, specs []To
 	return describeNames(ctx, a, cfg, names)
 }
 
+// answered waits until a broker answers. A question to the controller must not
+// wait for it: while it does, librdkafka (2.11) connects to a controller that is
+// away without any pause, which takes a whole core, and goes on for a minute
+// after the question's context has ended.
+func answered(ctx context.Context, a *kafka.AdminClient, cfg *Config) error {
+	for {
+		_, err := a.GetMetadata(nil, false, int(describeTimeout.Milliseconds()))
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), cfg.explain(err))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 func describeNames(ctx context.Context, a *kafka.AdminClient, cfg *Config, names []string) (map[string]kafka.TopicDescription, error) {
-	r, err := a.DescribeTopics(ctx, kafka.NewTopicCollectionOfTopicNames(names))
+	if err := answered(ctx, a, cfg); err != nil {
+		return nil, fmt.Errorf("describe topics %v on %v: %w", names, []string(cfg.Brokers), err)
+	}
+	r, err := a.DescribeTopics(ctx, kafka.NewTopicCollectionOfTopicNames(names), kafka.SetAdminRequestTimeout(describeTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("describe topics %v on %v: %w", names, []string(cfg.Brokers), cfg.explain(err))
 	}

@@ -217,9 +217,9 @@ func (r *run) leave() {
 // rebalancing asks the brokers whether the members of the group are joining. The
 // client does not tell.
 func (r *run) rebalancing() bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), describeTimeout)
 	defer cancel()
-	res, err := r.admin.DescribeConsumerGroups(ctx, []string{r.group})
+	res, err := r.admin.DescribeConsumerGroups(ctx, []string{r.group}, kafka.SetAdminRequestTimeout(describeTimeout))
 	if err != nil || len(res.ConsumerGroupDescriptions) != 1 {
 		return false
 	}
