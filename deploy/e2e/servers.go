@@ -75,6 +75,11 @@ func (s *Servers) pid(t testing.TB, name string) int {
 	return pid
 }
 
+// endsIn is how long a server may take to end before it is killed, as a service
+// manager would: of brokers that all end at once, the last waits up to 5 min for
+// a controller to let it go, and there is none any more.
+const endsIn = 10 * time.Second
+
 // End ends servers by a signal and waits until they are gone. They are up again
 // at the end of the test, whatever becomes of it.
 func (s *Servers) End(t testing.TB, sig syscall.Signal, names ...string) {
@@ -87,10 +92,14 @@ func (s *Servers) End(t testing.TB, sig syscall.Signal, names ...string) {
 	}
 	for _, name := range names {
 		pid := s.pid(t, name)
+		asked := time.Now()
 		Eventually(t, time.Minute, name+" has ended", func() error {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			if err != nil || strings.Contains(string(stat), ") Z ") {
 				return nil //nolint:nilerr // gone
+			}
+			if time.Since(asked) > endsIn {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 			return fmt.Errorf("pid %d is there", pid)
 		})
