@@ -272,6 +272,7 @@ func leakCheck(f *ast.File) (found bool) {
 // bareGo lists where a go statement may stand instead of WaitGroup.Go, and why.
 var bareGo = map[string]string{
 	"common/app": "runs the modules: waits on channels, and leaves behind what exceeds the stop budget",
+	"common/mq":  "leaves behind a client of Kafka that does not end",
 	"deploy/e2e": "for tests",
 }
 

@@ -2,6 +2,7 @@ package mq
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -114,6 +115,25 @@ func TestPollWithoutTime(t *testing.T) {
 		t.Fatal("waits for ever")
 	}
 	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClientThatDoesNotEnd: it does not hold up the process.
+func TestClientThatDoesNotEnd(t *testing.T) {
+	x := &consumer{log: zap.NewNop(), group: "group"}
+	free, ended := make(chan struct{}), make(chan struct{})
+	if err := x.closeWithin(time.Millisecond, func() error {
+		defer close(ended)
+		<-free
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	close(free)
+	<-ended
+	refused := errors.New("refused")
+	if err := x.closeWithin(time.Minute, func() error { return refused }); !errors.Is(err, refused) {
 		t.Error(err)
 	}
 }
