@@ -48,6 +48,7 @@ func TestAllInOne(t *testing.T) { runScenarios(t, Start(t, binary)) }
 
 func runScenarios(t *testing.T, s *System) {
 	t.Helper()
+	s.AwaitCalm(t)
 	t.Run("scenarios", func(t *testing.T) {
 		for _, sc := range Scenarios() {
 			t.Run(sc.Name, func(t *testing.T) {

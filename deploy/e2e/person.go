@@ -149,6 +149,32 @@ func (p *Person) Send(m wire.Send) wire.SendAck {
 	return ack
 }
 
+// AwaitCalm waits until nobody is told lagged any more: right after a start the
+// index has holes, and a job's streams begin anew, which all are told of by
+// lagged, instead of being pushed what they would have to sync.
+func (s *System) AwaitCalm(t testing.TB) {
+	t.Helper()
+	Eventually(t, wait, "nobody is told lagged", func() error {
+		for range s.WSs { // they take turns
+			p := s.Join(t, s.Name("early"), "d")
+			p.Say(string(p.User), "anybody there?")
+			told := false
+			p.Until("its own message, or lagged", func() error {
+				told = slices.ContainsFunc(p.frames, func(f wire.Frame) bool { return f.Op == wire.OpLagged })
+				if !told && len(p.seen) == 0 {
+					return errors.New("neither")
+				}
+				return nil
+			})
+			p.C.Close()
+			if told {
+				return fmt.Errorf("%s was", p.User)
+			}
+		}
+		return nil
+	})
+}
+
 // TrySend sends and returns what came of it.
 func (p *Person) TrySend(m wire.Send) (wire.SendAck, error) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), wait)
