@@ -14,10 +14,8 @@ import (
 )
 
 const (
-	adminTimeout = 30 * time.Second // bounds CreateTopics and CheckTopics
-	// describeTimeout bounds one question to the controller, and is how soon the
-	// end of a context is noticed before it.
-	describeTimeout = time.Second
+	adminTimeout    = 30 * time.Second // bounds CreateTopics and CheckTopics
+	describeTimeout = 5 * time.Second  // of one question to the controller, inside the client too
 )
 
 // CreateTopics makes the topics that are missing and returns their names.
@@ -205,10 +203,11 @@ func describe(ctx context.Context, a *kafka.AdminClient, cfg *Config, specs []To
 // answered waits until a broker answers. A question to the controller must not
 // wait for it: while it does, librdkafka (2.11) connects to a controller that is
 // away without any pause, which takes a whole core, and goes on for a minute
-// after the question's context has ended.
+// after the question's context has ended. The end of ctx is noticed within
+// probeTimeout.
 func answered(ctx context.Context, a *kafka.AdminClient, cfg *Config) error {
 	for {
-		_, err := a.GetMetadata(nil, false, int(describeTimeout.Milliseconds()))
+		_, err := a.GetMetadata(nil, false, int(probeTimeout.Milliseconds()))
 		if err == nil {
 			return nil
 		}

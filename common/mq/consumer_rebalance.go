@@ -106,7 +106,7 @@ func (r *run) look(tps []kafka.TopicPartition) ([]Assignment, error) {
 }
 
 func (r *run) lookOnce(tps []kafka.TopicPartition) ([]Assignment, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(r.ctx, describeTimeout)
 	defer cancel()
 	topics, err := describeNames(ctx, r.admin, &r.cfg, r.topics)
 	if err != nil {
@@ -217,9 +217,9 @@ func (r *run) leave() {
 // rebalancing asks the brokers whether the members of the group are joining. The
 // client does not tell.
 func (r *run) rebalancing() bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), describeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), probeTimeout)
 	defer cancel()
-	res, err := r.admin.DescribeConsumerGroups(ctx, []string{r.group}, kafka.SetAdminRequestTimeout(describeTimeout))
+	res, err := r.admin.DescribeConsumerGroups(ctx, []string{r.group}, kafka.SetAdminRequestTimeout(probeTimeout))
 	if err != nil || len(res.ConsumerGroupDescriptions) != 1 {
 		return false
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	probeTimeout = time.Second      // of Ready's questions to a broker
+	probeTimeout = time.Second      // of a question to any broker
 	probeEvery   = time.Second      // an answer counts for so long
 	refusedFor   = 15 * time.Second // the brokers refuse us: said again with every attempt to connect
 )
