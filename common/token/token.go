@@ -40,6 +40,10 @@ const (
 // ClockSkew is how far another issuer's clock may be ahead.
 const ClockSkew = time.Minute
 
+// MaxAge is how long after its iat a token is good at most, whatever its exp: a
+// revocation need not be remembered for longer.
+const MaxAge = 90 * 24 * time.Hour
+
 // maxRoles bounds the roles of a token.
 const maxRoles = 32
 
@@ -61,7 +65,8 @@ type Claims struct {
 	Roles    []string      // RoleUser alone where the token names none
 	ID       string        // jti; "" where another issuer sets none
 	Use      string        // UseAccess or UseRefresh
-	IssuedAt time.Time     // zero where the token does not say
+	IssuedAt time.Time
+	AuthTime time.Time // when the user logged in, which a refresh keeps; IssuedAt where the token does not say
 	Expires  time.Time
 }
 
@@ -82,6 +87,10 @@ type payload struct {
 	Device string   `json:"device,omitempty"`
 	Roles  []string `json:"roles,omitempty"`
 	Use    string   `json:"use,omitempty"`
+	// IssuedMS is iat in ms: a revocation tells tokens of one second apart.
+	IssuedMS int64 `json:"iat_ms,omitempty"`
+	// AuthMS is auth_time (OpenID Connect Core 1.0, 2) in ms.
+	AuthMS int64 `json:"auth_ms,omitempty"`
 	jwt.RegisteredClaims
 }
 
@@ -104,8 +113,12 @@ func (k *Keyring) Mint(c Claims, ttl time.Duration) (string, error) {
 	if len(c.Roles) == 0 {
 		c.Roles = []string{RoleUser}
 	}
+	var authMS int64
+	if !c.AuthTime.IsZero() && c.AuthTime.Before(c.IssuedAt) {
+		authMS = c.AuthTime.UnixMilli()
+	}
 	t := jwt.NewWithClaims(k.signer.method, payload{
-		Device: string(c.Device), Roles: c.Roles, Use: c.Use,
+		Device: string(c.Device), Roles: c.Roles, Use: c.Use, IssuedMS: c.IssuedAt.UnixMilli(), AuthMS: authMS,
 		RegisteredClaims: jwt.RegisteredClaims{
 			Subject: string(c.User), ID: c.ID,
 			IssuedAt:  jwt.NewNumericDate(c.IssuedAt),

@@ -94,7 +94,7 @@ func TestMintVerify(t *testing.T) {
 	_, ed, _ := ed25519.GenerateKey(rand.Reader)
 	want := Claims{
 		User: "alice", Device: "web-1", Roles: []string{RoleAdmin, RoleUser}, ID: "j1",
-		IssuedAt: at, Expires: at.Add(time.Hour),
+		IssuedAt: at, AuthTime: at.Add(-time.Minute), Expires: at.Add(time.Hour),
 	}
 	for alg, material := range map[string]any{
 		"HS256": secret("s"), "EdDSA": ed, "ES256": ecKey(t, elliptic.P256()), "RS256": rsaKey(t, 2048),
@@ -184,29 +184,31 @@ func sign(tb testing.TB, m jwt.SigningMethod, material any, header map[string]an
 func TestVerifyClaims(t *testing.T) {
 	v := load(t, jwk(t, "k1", secret("s"), true)).Verifier()
 	kid := map[string]any{"kid": "k1"}
-	exp := at.Add(time.Hour).Unix()
+	iat, exp := at.Unix()-10, at.Add(time.Hour).Unix()
 	tests := []struct {
 		name   string
 		claims jwt.MapClaims
 		want   error
 	}{
-		{"least", jwt.MapClaims{"sub": "alice", "exp": exp}, nil},
-		{"unknown role stays", jwt.MapClaims{"sub": "alice", "exp": exp, "roles": []string{"x"}}, nil},
+		{"least", jwt.MapClaims{"sub": "alice", "exp": exp, "iat": iat}, nil},
+		{"unknown role stays", jwt.MapClaims{"sub": "alice", "exp": exp, "roles": []string{"x"}, "iat": iat}, nil},
+		{"no iat", jwt.MapClaims{"sub": "alice", "exp": exp}, ErrBadToken},
+		{"iat long ago", jwt.MapClaims{"sub": "alice", "exp": exp, "iat": at.Add(-MaxAge).Unix() - 1}, ErrExpired},
 		{"iat a minute ahead", jwt.MapClaims{"sub": "alice", "exp": exp, "iat": at.Unix() + 60}, nil},
 		{"iat further ahead", jwt.MapClaims{"sub": "alice", "exp": exp, "iat": at.Unix() + 61}, ErrBadToken},
-		{"nbf ahead", jwt.MapClaims{"sub": "alice", "exp": exp, "nbf": at.Unix() + 61}, ErrBadToken},
-		{"last second", jwt.MapClaims{"sub": "alice", "exp": at.Unix() + 1}, nil},
-		{"expired now", jwt.MapClaims{"sub": "alice", "exp": at.Unix()}, ErrExpired},
-		{"expired long ago", jwt.MapClaims{"sub": "alice", "exp": 1}, ErrExpired},
-		{"no exp", jwt.MapClaims{"sub": "alice"}, ErrBadToken},
-		{"exp of wrong type", jwt.MapClaims{"sub": "alice", "exp": "x"}, ErrBadToken},
-		{"no sub", jwt.MapClaims{"exp": exp}, ErrBadToken},
-		{"bad sub", jwt.MapClaims{"sub": "a:b", "exp": exp}, ErrBadToken},
-		{"bad device", jwt.MapClaims{"sub": "a", "exp": exp, "device": "a b"}, ErrBadToken},
-		{"roles of wrong type", jwt.MapClaims{"sub": "a", "exp": exp, "roles": "admin"}, ErrBadToken},
-		{"many roles", jwt.MapClaims{"sub": "a", "exp": exp, "roles": make([]string, maxRoles+1)}, ErrBadToken},
-		{"refresh", jwt.MapClaims{"sub": "a", "exp": exp, "use": UseRefresh}, ErrWrongUse},
-		{"unknown use", jwt.MapClaims{"sub": "a", "exp": exp, "use": "x"}, ErrWrongUse},
+		{"nbf ahead", jwt.MapClaims{"sub": "alice", "exp": exp, "nbf": at.Unix() + 61, "iat": iat}, ErrBadToken},
+		{"last second", jwt.MapClaims{"sub": "alice", "exp": at.Unix() + 1, "iat": iat}, nil},
+		{"expired now", jwt.MapClaims{"sub": "alice", "exp": at.Unix(), "iat": iat}, ErrExpired},
+		{"expired long ago", jwt.MapClaims{"sub": "alice", "exp": 1, "iat": iat}, ErrExpired},
+		{"no exp", jwt.MapClaims{"sub": "alice", "iat": iat}, ErrBadToken},
+		{"exp of wrong type", jwt.MapClaims{"sub": "alice", "exp": "x", "iat": iat}, ErrBadToken},
+		{"no sub", jwt.MapClaims{"exp": exp, "iat": iat}, ErrBadToken},
+		{"bad sub", jwt.MapClaims{"sub": "a:b", "exp": exp, "iat": iat}, ErrBadToken},
+		{"bad device", jwt.MapClaims{"sub": "a", "exp": exp, "device": "a b", "iat": iat}, ErrBadToken},
+		{"roles of wrong type", jwt.MapClaims{"sub": "a", "exp": exp, "roles": "admin", "iat": iat}, ErrBadToken},
+		{"many roles", jwt.MapClaims{"sub": "a", "exp": exp, "roles": make([]string, maxRoles+1), "iat": iat}, ErrBadToken},
+		{"refresh", jwt.MapClaims{"sub": "a", "exp": exp, "use": UseRefresh, "iat": iat}, ErrWrongUse},
+		{"unknown use", jwt.MapClaims{"sub": "a", "exp": exp, "use": "x", "iat": iat}, ErrWrongUse},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -255,7 +257,7 @@ func TestKeyAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := load(t, jwk(t, "rsa", key, false), jwk(t, "hs", secret("s"), true), jwk(t, "hs2", secret("z"), true)).Verifier()
-	claims := jwt.MapClaims{"sub": "alice", "exp": at.Add(time.Hour).Unix()}
+	claims := jwt.MapClaims{"sub": "alice", "exp": at.Add(time.Hour).Unix(), "iat": at.Unix()}
 	kid := func(s any) map[string]any { return map[string]any{"kid": s} }
 	hs, rs := jwt.SigningMethodHS256, jwt.SigningMethodRS256
 	good := sign(t, hs, secret("s"), kid("hs"), claims)

@@ -73,13 +73,21 @@ func (v *Verifier) keyOf(t *jwt.Token) (any, error) {
 	return k.public, nil
 }
 
+// issued is when the token was made, to the millisecond where that was one of
+// ours; zero if it does not say.
+func (p *payload) issued() time.Time {
+	if ms := time.UnixMilli(p.IssuedMS); ms.Truncate(time.Second).Equal(p.IssuedAt.Truncate(time.Second)) {
+		return ms
+	}
+	return p.IssuedAt.Time
+}
+
 // claims judges what a signed payload says.
 func (p *payload) claims(now time.Time, use string) (Claims, error) {
 	c := Claims{
 		User: wire.UserID(p.Subject), Device: wire.DeviceID(p.Device),
 		Roles: p.Roles, ID: p.ID, Use: p.Use,
 	}
-	ahead := now.Add(ClockSkew)
 	switch {
 	case !wire.ValidID(p.Subject):
 		return Claims{}, fmt.Errorf("%w: sub is not a user id", ErrBadToken)
@@ -87,23 +95,35 @@ func (p *payload) claims(now time.Time, use string) (Claims, error) {
 		return Claims{}, fmt.Errorf("%w: device is not an id", ErrBadToken)
 	case len(p.Roles) > maxRoles:
 		return Claims{}, fmt.Errorf("%w: more than %d roles", ErrBadToken, maxRoles)
-	case p.ExpiresAt == nil:
-		return Claims{}, fmt.Errorf("%w: exp is missing", ErrBadToken)
-	case p.IssuedAt != nil && p.IssuedAt.After(ahead):
-		return Claims{}, fmt.Errorf("%w: iat is in the future", ErrBadToken)
-	case p.NotBefore != nil && p.NotBefore.After(ahead):
-		return Claims{}, fmt.Errorf("%w: nbf is in the future", ErrBadToken)
 	case p.Use != use:
 		return Claims{}, ErrWrongUse
-	case !now.Before(p.ExpiresAt.Time):
-		return Claims{}, ErrExpired
+	}
+	if err := p.checkTimes(now); err != nil {
+		return Claims{}, err
 	}
 	if len(c.Roles) == 0 {
 		c.Roles = []string{RoleUser}
 	}
-	if p.IssuedAt != nil {
-		c.IssuedAt = p.IssuedAt.Time
+	c.IssuedAt, c.Expires = p.issued(), p.ExpiresAt.Time
+	if c.AuthTime = c.IssuedAt; p.AuthMS > 0 && p.AuthMS < c.IssuedAt.UnixMilli() {
+		c.AuthTime = time.UnixMilli(p.AuthMS)
 	}
-	c.Expires = p.ExpiresAt.Time
 	return c, nil
+}
+
+func (p *payload) checkTimes(now time.Time) error {
+	ahead := now.Add(ClockSkew)
+	switch {
+	case p.ExpiresAt == nil:
+		return fmt.Errorf("%w: exp is missing", ErrBadToken)
+	case p.IssuedAt == nil: // a revocation tells by it which tokens it voids
+		return fmt.Errorf("%w: iat is missing", ErrBadToken)
+	case p.IssuedAt.After(ahead):
+		return fmt.Errorf("%w: iat is in the future", ErrBadToken)
+	case p.NotBefore != nil && p.NotBefore.After(ahead):
+		return fmt.Errorf("%w: nbf is in the future", ErrBadToken)
+	case !now.Before(p.ExpiresAt.Time), now.Sub(p.issued()) > MaxAge:
+		return ErrExpired
+	}
+	return nil
 }
