@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/starling-im/starling/common/control"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -64,6 +65,15 @@ type Conversation struct {
 	LastTS  int64 // ms of the newest record; the next one's is greater
 	LastMsg int64 // seq of the newest row that is a message, not an update; 0: none
 	Group   *Group
+	// Of a private conversation p:a:b, whether a has blocked b, and b has blocked a.
+	BlockedByA, BlockedByB bool
+}
+
+// Blocked says whether the peer of u in a private conversation p:a:b has blocked
+// u.
+func (c *Conversation) Blocked(u wire.UserID) bool {
+	p, err := c.Conv.Parse()
+	return err == nil && p.Group == "" && (u == p.B && c.BlockedByA || u == p.A && c.BlockedByB)
 }
 
 // Group is what a group conversation has beside its timeline.
@@ -156,6 +166,7 @@ type Turn struct {
 	Updates       []RowUpdate
 	Outcomes      []Outcome
 	Refusals      []Refusal
+	Blocks        []BlockChange // at most one of a pair
 }
 
 // PartitionMove guards and moves one partition. Commit fences it out unless
@@ -186,6 +197,19 @@ type RowUpdate struct {
 	Status    string
 	Content   string
 	Version   int64
+}
+
+// BlockChange begins a block, or (Since 0) ends it. The head of the conversation
+// of the two says the same to the machine.
+type BlockChange struct {
+	Owner wire.UserID
+	Block
+}
+
+// Block is one of a user's blacklist.
+type Block struct {
+	Peer  wire.UserID
+	Since int64 // ms
 }
 
 // Refusal is kept for the sender's next sync.
@@ -292,6 +316,8 @@ type Query interface {
 	Outcome(ctx context.Context, key OutcomeKey) (Outcome, error)
 	// OutcomeByID returns the verdict on a record of u by its id, or ErrNotFound.
 	OutcomeByID(ctx context.Context, u wire.UserID, id wire.MsgID) (Outcome, error)
+	// Blocks pages through whom u has blocked, in order, after a user.
+	Blocks(ctx context.Context, u, after wire.UserID, limit int) ([]Block, error)
 	// Refusals returns the newest refusals (by id) of a user after a time, oldest first.
 	Refusals(ctx context.Context, u wire.UserID, after int64, limit int) ([]wire.Refused, error)
 }
@@ -328,10 +354,23 @@ type Admin interface {
 	// time (ms), and refusals that are older. A day that was not prepared goes
 	// with a later one.
 	Purge(ctx context.Context, before int64) error
+	// PurgeControl deletes entries that are over (control.Entry.OverAt) at a time
+	// (ms).
+	PurgeControl(ctx context.Context, now int64) error
 	// Ping says whether the store answers.
 	Ping(ctx context.Context) error
 	// Close releases the connections.
 	Close() error
+}
+
+// Control keeps what is decided while the system runs, in the first shard.
+type Control interface {
+	// AppendControl stores entries under the next versions, in their order, each
+	// in the place of the one about the same subject. It returns the last version.
+	// Whoever reads a version has read, or can read, all before it.
+	AppendControl(ctx context.Context, es []control.Entry) (version int64, err error)
+	// ControlSince returns the entries with a version after one, by version.
+	ControlSince(ctx context.Context, version int64, limit int) ([]control.Entry, error)
 }
 
 // ErrFenced is returned by RenewWorker and ReleaseWorker to an owner that lost
@@ -342,5 +381,6 @@ var ErrFenced = errors.New("fenced: another owner has taken over")
 type Store interface {
 	Machine
 	Query
+	Control
 	Admin
 }

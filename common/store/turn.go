@@ -68,6 +68,12 @@ func (t *Turn) Check() error {
 		c.most("code", string(r.Code), 32)
 		c.least("ts", r.TS, 0)
 	}
+	for i := range t.Blocks {
+		b := &t.Blocks[i]
+		c.most("owner", string(b.Owner), MaxID)
+		c.most("peer", string(b.Peer), MaxID)
+		c.least("since", b.Since, 0)
+	}
 	if c.err != nil {
 		return &DeterministicError{Err: c.err}
 	}

@@ -43,13 +43,10 @@ func (s *Send) Validate(maxContent int) *Error {
 }
 
 func (s *Send) validate(maxContent int) *Error {
+	if err := checkTarget(s.To, s.Group); err != nil {
+		return err
+	}
 	switch {
-	case (s.To == "") == (s.Group == ""):
-		return Errorf(CodeBadRequest, "exactly one of to and group is needed")
-	case s.To != "" && !ValidID(string(s.To)):
-		return Errorf(CodeBadRequest, "to is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
-	case s.Group != "" && !ValidID(string(s.Group)):
-		return Errorf(CodeBadRequest, "group is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
 	case s.From != "" && !ValidID(string(s.From)):
 		return Errorf(CodeBadRequest, "from is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
 	case !s.Type.ClientType():
@@ -65,6 +62,19 @@ func (s *Send) validate(maxContent int) *Error {
 		}
 	}
 	return CheckContent(s.Type, s.Content, maxContent)
+}
+
+// checkTarget checks that exactly one of to and group is given, and is an id.
+func checkTarget(to UserID, group GroupID) *Error {
+	switch {
+	case (to == "") == (group == ""):
+		return Errorf(CodeBadRequest, "exactly one of to and group is needed")
+	case to != "" && !ValidID(string(to)):
+		return Errorf(CodeBadRequest, "to is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
+	case group != "" && !ValidID(string(group)):
+		return Errorf(CodeBadRequest, "group is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
+	}
+	return nil
 }
 
 // CheckContent checks content for a type: at most maxContent bytes (else

@@ -33,20 +33,24 @@ const (
 	Command_MUTE             Command_Kind = 6 // users (none: all), until (0: unmute)
 	Command_DISMISS          Command_Kind = 7
 	Command_JOIN             Command_Kind = 8 // from joins by itself (reserved for open groups)
+	Command_BLOCK            Command_Kind = 9 // from blocks the peer: no seq, the peer is not told
+	Command_UNBLOCK          Command_Kind = 10
 )
 
 // Enum value maps for Command_Kind.
 var (
 	Command_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "CREATE",
-		2: "ADD",
-		3: "REMOVE",
-		4: "ROLE",
-		5: "RENAME",
-		6: "MUTE",
-		7: "DISMISS",
-		8: "JOIN",
+		0:  "KIND_UNSPECIFIED",
+		1:  "CREATE",
+		2:  "ADD",
+		3:  "REMOVE",
+		4:  "ROLE",
+		5:  "RENAME",
+		6:  "MUTE",
+		7:  "DISMISS",
+		8:  "JOIN",
+		9:  "BLOCK",
+		10: "UNBLOCK",
 	}
 	Command_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -58,6 +62,8 @@ var (
 		"MUTE":             6,
 		"DISMISS":          7,
 		"JOIN":             8,
+		"BLOCK":            9,
+		"UNBLOCK":          10,
 	}
 )
 
@@ -528,7 +534,7 @@ func (x *Update) GetContent() string {
 	return ""
 }
 
-// Command changes a group.
+// Command changes a group; BLOCK and UNBLOCK, a private conversation.
 type Command struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Command_Kind           `protobuf:"varint,1,opt,name=kind,proto3,enum=starling.record.v1.Command_Kind" json:"kind,omitempty"`
@@ -626,7 +632,7 @@ type Push struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Users         []string               `protobuf:"bytes,2,rep,name=users,proto3" json:"users,omitempty"` // to every session of these
-	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"` // or of a group's members
+	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"` // or of a group's members, or (r:<room>) who is in a live room
 	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`    // or to everybody
 	Op            int32                  `protobuf:"varint,5,opt,name=op,proto3" json:"op,omitempty"`
 	Body          []byte                 `protobuf:"bytes,6,opt,name=body,proto3" json:"body,omitempty"`
@@ -855,7 +861,7 @@ const file_record_record_proto_rawDesc = "" +
 	"\x06Update\x12\x1b\n" +
 	"\ttarget_id\x18\x01 \x01(\x03R\btargetId\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
-	"\acontent\x18\x03 \x01(\tR\acontent\"\xeb\x02\n" +
+	"\acontent\x18\x03 \x01(\tR\acontent\"\x84\x03\n" +
 	"\aCommand\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .starling.record.v1.Command.KindR\x04kind\x12\x14\n" +
 	"\x05users\x18\x02 \x03(\tR\x05users\x12\x17\n" +
@@ -863,7 +869,7 @@ const file_record_record_proto_rawDesc = "" +
 	"\vdescription\x18\x04 \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x12\n" +
 	"\x04role\x18\x05 \x01(\tR\x04role\x12\x14\n" +
 	"\x05until\x18\x06 \x01(\x03R\x05until\x12\x1b\n" +
-	"\tevent_ids\x18\a \x03(\x03R\beventIds\"t\n" +
+	"\tevent_ids\x18\a \x03(\x03R\beventIds\"\x8c\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -876,7 +882,10 @@ const file_record_record_proto_rawDesc = "" +
 	"\x06RENAME\x10\x05\x12\b\n" +
 	"\x04MUTE\x10\x06\x12\v\n" +
 	"\aDISMISS\x10\a\x12\b\n" +
-	"\x04JOIN\x10\bB\a\n" +
+	"\x04JOIN\x10\b\x12\t\n" +
+	"\x05BLOCK\x10\t\x12\v\n" +
+	"\aUNBLOCK\x10\n" +
+	"B\a\n" +
 	"\x05_nameB\x0e\n" +
 	"\f_description\"\xa3\x01\n" +
 	"\x04Push\x12\x18\n" +

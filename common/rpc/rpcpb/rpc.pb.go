@@ -70,7 +70,203 @@ func (x PushItem_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PushItem_Action.Descriptor instead.
 func (PushItem_Action) EnumDescriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{11, 0}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{14, 0}
+}
+
+type ControlRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlRequest) Reset() {
+	*x = ControlRequest{}
+	mi := &file_rpc_rpc_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlRequest) ProtoMessage() {}
+
+func (x *ControlRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_rpc_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlRequest.ProtoReflect.Descriptor instead.
+func (*ControlRequest) Descriptor() ([]byte, []int) {
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{0}
+}
+
+type ControlBatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*ControlEntry        `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // by version
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`      // belongs together with the next batch
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlBatch) Reset() {
+	*x = ControlBatch{}
+	mi := &file_rpc_rpc_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlBatch) ProtoMessage() {}
+
+func (x *ControlBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_rpc_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlBatch.ProtoReflect.Descriptor instead.
+func (*ControlBatch) Descriptor() ([]byte, []int) {
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ControlBatch) GetEntries() []*ControlEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ControlBatch) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type ControlEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       int64                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Device        string                 `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
+	Conn          uint64                 `protobuf:"varint,5,opt,name=conn,proto3" json:"conn,omitempty"`
+	At            int64                  `protobuf:"varint,6,opt,name=at,proto3" json:"at,omitempty"`
+	Until         int64                  `protobuf:"varint,7,opt,name=until,proto3" json:"until,omitempty"`
+	Name          string                 `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,9,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlEntry) Reset() {
+	*x = ControlEntry{}
+	mi := &file_rpc_rpc_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlEntry) ProtoMessage() {}
+
+func (x *ControlEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_rpc_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlEntry.ProtoReflect.Descriptor instead.
+func (*ControlEntry) Descriptor() ([]byte, []int) {
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ControlEntry) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ControlEntry) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ControlEntry) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ControlEntry) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *ControlEntry) GetConn() uint64 {
+	if x != nil {
+		return x.Conn
+	}
+	return 0
+}
+
+func (x *ControlEntry) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *ControlEntry) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *ControlEntry) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ControlEntry) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
 }
 
 type LoginRequest struct {
@@ -86,7 +282,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_rpc_rpc_proto_msgTypes[0]
+	mi := &file_rpc_rpc_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -98,7 +294,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[0]
+	mi := &file_rpc_rpc_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -111,7 +307,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{0}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LoginRequest) GetServer() string {
@@ -162,7 +358,7 @@ type LoginReply struct {
 
 func (x *LoginReply) Reset() {
 	*x = LoginReply{}
-	mi := &file_rpc_rpc_proto_msgTypes[1]
+	mi := &file_rpc_rpc_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +370,7 @@ func (x *LoginReply) String() string {
 func (*LoginReply) ProtoMessage() {}
 
 func (x *LoginReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[1]
+	mi := &file_rpc_rpc_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +383,7 @@ func (x *LoginReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginReply.ProtoReflect.Descriptor instead.
 func (*LoginReply) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{1}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LoginReply) GetGroups() []string {
@@ -226,7 +422,7 @@ type Up struct {
 
 func (x *Up) Reset() {
 	*x = Up{}
-	mi := &file_rpc_rpc_proto_msgTypes[2]
+	mi := &file_rpc_rpc_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +434,7 @@ func (x *Up) String() string {
 func (*Up) ProtoMessage() {}
 
 func (x *Up) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[2]
+	mi := &file_rpc_rpc_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +447,7 @@ func (x *Up) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Up.ProtoReflect.Descriptor instead.
 func (*Up) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{2}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Up) GetConn() uint64 {
@@ -305,7 +501,7 @@ type UpBatch struct {
 
 func (x *UpBatch) Reset() {
 	*x = UpBatch{}
-	mi := &file_rpc_rpc_proto_msgTypes[3]
+	mi := &file_rpc_rpc_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +513,7 @@ func (x *UpBatch) String() string {
 func (*UpBatch) ProtoMessage() {}
 
 func (x *UpBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[3]
+	mi := &file_rpc_rpc_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +526,7 @@ func (x *UpBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpBatch.ProtoReflect.Descriptor instead.
 func (*UpBatch) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{3}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UpBatch) GetFrames() []*Up {
@@ -354,7 +550,7 @@ type Down struct {
 
 func (x *Down) Reset() {
 	*x = Down{}
-	mi := &file_rpc_rpc_proto_msgTypes[4]
+	mi := &file_rpc_rpc_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +562,7 @@ func (x *Down) String() string {
 func (*Down) ProtoMessage() {}
 
 func (x *Down) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[4]
+	mi := &file_rpc_rpc_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +575,7 @@ func (x *Down) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Down.ProtoReflect.Descriptor instead.
 func (*Down) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{4}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Down) GetConn() uint64 {
@@ -426,7 +622,7 @@ type DownBatch struct {
 
 func (x *DownBatch) Reset() {
 	*x = DownBatch{}
-	mi := &file_rpc_rpc_proto_msgTypes[5]
+	mi := &file_rpc_rpc_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +634,7 @@ func (x *DownBatch) String() string {
 func (*DownBatch) ProtoMessage() {}
 
 func (x *DownBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[5]
+	mi := &file_rpc_rpc_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +647,7 @@ func (x *DownBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownBatch.ProtoReflect.Descriptor instead.
 func (*DownBatch) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{5}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DownBatch) GetFrames() []*Down {
@@ -472,7 +668,7 @@ type KickRequest struct {
 
 func (x *KickRequest) Reset() {
 	*x = KickRequest{}
-	mi := &file_rpc_rpc_proto_msgTypes[6]
+	mi := &file_rpc_rpc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +680,7 @@ func (x *KickRequest) String() string {
 func (*KickRequest) ProtoMessage() {}
 
 func (x *KickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[6]
+	mi := &file_rpc_rpc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +693,7 @@ func (x *KickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KickRequest.ProtoReflect.Descriptor instead.
 func (*KickRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{6}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *KickRequest) GetUser() string {
@@ -529,7 +725,7 @@ type KickReply struct {
 
 func (x *KickReply) Reset() {
 	*x = KickReply{}
-	mi := &file_rpc_rpc_proto_msgTypes[7]
+	mi := &file_rpc_rpc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +737,7 @@ func (x *KickReply) String() string {
 func (*KickReply) ProtoMessage() {}
 
 func (x *KickReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[7]
+	mi := &file_rpc_rpc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +750,7 @@ func (x *KickReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KickReply.ProtoReflect.Descriptor instead.
 func (*KickReply) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{7}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{10}
 }
 
 // Position: all effects at or below offset of a partition have been passed on
@@ -570,7 +766,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_rpc_rpc_proto_msgTypes[8]
+	mi := &file_rpc_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +778,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[8]
+	mi := &file_rpc_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +791,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{8}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Position) GetTopic() string {
@@ -628,7 +824,7 @@ type PushBatch struct {
 
 func (x *PushBatch) Reset() {
 	*x = PushBatch{}
-	mi := &file_rpc_rpc_proto_msgTypes[9]
+	mi := &file_rpc_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +836,7 @@ func (x *PushBatch) String() string {
 func (*PushBatch) ProtoMessage() {}
 
 func (x *PushBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[9]
+	mi := &file_rpc_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +849,7 @@ func (x *PushBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushBatch.ProtoReflect.Descriptor instead.
 func (*PushBatch) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{9}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PushBatch) GetFrames() []*PushFrame {
@@ -676,7 +872,7 @@ type PushFrame struct {
 
 func (x *PushFrame) Reset() {
 	*x = PushFrame{}
-	mi := &file_rpc_rpc_proto_msgTypes[10]
+	mi := &file_rpc_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +884,7 @@ func (x *PushFrame) String() string {
 func (*PushFrame) ProtoMessage() {}
 
 func (x *PushFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[10]
+	mi := &file_rpc_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +897,7 @@ func (x *PushFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushFrame.ProtoReflect.Descriptor instead.
 func (*PushFrame) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{10}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PushFrame) GetAt() *Position {
@@ -743,7 +939,7 @@ type PushItem struct {
 
 func (x *PushItem) Reset() {
 	*x = PushItem{}
-	mi := &file_rpc_rpc_proto_msgTypes[11]
+	mi := &file_rpc_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +951,7 @@ func (x *PushItem) String() string {
 func (*PushItem) ProtoMessage() {}
 
 func (x *PushItem) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[11]
+	mi := &file_rpc_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +964,7 @@ func (x *PushItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushItem.ProtoReflect.Descriptor instead.
 func (*PushItem) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{11}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PushItem) GetAction() PushItem_Action {
@@ -852,7 +1048,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_rpc_rpc_proto_msgTypes[12]
+	mi := &file_rpc_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1060,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[12]
+	mi := &file_rpc_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1073,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{12}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PushReply) GetHello() *EdgeHello {
@@ -913,7 +1109,7 @@ type EdgeHello struct {
 
 func (x *EdgeHello) Reset() {
 	*x = EdgeHello{}
-	mi := &file_rpc_rpc_proto_msgTypes[13]
+	mi := &file_rpc_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1121,7 @@ func (x *EdgeHello) String() string {
 func (*EdgeHello) ProtoMessage() {}
 
 func (x *EdgeHello) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[13]
+	mi := &file_rpc_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1134,7 @@ func (x *EdgeHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeHello.ProtoReflect.Descriptor instead.
 func (*EdgeHello) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{13}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EdgeHello) GetServer() string {
@@ -981,7 +1177,7 @@ type NotHere struct {
 
 func (x *NotHere) Reset() {
 	*x = NotHere{}
-	mi := &file_rpc_rpc_proto_msgTypes[14]
+	mi := &file_rpc_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1189,7 @@ func (x *NotHere) String() string {
 func (*NotHere) ProtoMessage() {}
 
 func (x *NotHere) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_rpc_proto_msgTypes[14]
+	mi := &file_rpc_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1202,7 @@ func (x *NotHere) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotHere.ProtoReflect.Descriptor instead.
 func (*NotHere) Descriptor() ([]byte, []int) {
-	return file_rpc_rpc_proto_rawDescGZIP(), []int{14}
+	return file_rpc_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NotHere) GetAt() *Position {
@@ -1041,7 +1237,21 @@ var File_rpc_rpc_proto protoreflect.FileDescriptor
 
 const file_rpc_rpc_proto_rawDesc = "" +
 	"\n" +
-	"\rrpc/rpc.proto\x12\x0fstarling.rpc.v1\"\x82\x01\n" +
+	"\rrpc/rpc.proto\x12\x0fstarling.rpc.v1\"\x10\n" +
+	"\x0eControlRequest\"[\n" +
+	"\fControlBatch\x127\n" +
+	"\aentries\x18\x01 \x03(\v2\x1d.starling.rpc.v1.ControlEntryR\aentries\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xcc\x01\n" +
+	"\fControlEntry\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x04 \x01(\tR\x06device\x12\x12\n" +
+	"\x04conn\x18\x05 \x01(\x04R\x04conn\x12\x0e\n" +
+	"\x02at\x18\x06 \x01(\x03R\x02at\x12\x14\n" +
+	"\x05until\x18\a \x01(\x03R\x05until\x12\x12\n" +
+	"\x04name\x18\b \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\t \x01(\tR\x05value\"\x82\x01\n" +
 	"\fLoginRequest\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
 	"\x04conn\x18\x02 \x01(\x04R\x04conn\x12\x12\n" +
@@ -1118,10 +1328,11 @@ const file_rpc_rpc_proto_rawDesc = "" +
 	"\x02at\x18\x01 \x01(\v2\x19.starling.rpc.v1.PositionR\x02at\x12\x14\n" +
 	"\x05users\x18\x02 \x03(\tR\x05users\x12\x12\n" +
 	"\x04conv\x18\x03 \x01(\tR\x04conv\x12\x10\n" +
-	"\x03seq\x18\x04 \x01(\x03R\x03seq2\x90\x01\n" +
+	"\x03seq\x18\x04 \x01(\x03R\x03seq2\xdd\x01\n" +
 	"\x05Logic\x12C\n" +
 	"\x05Login\x12\x1d.starling.rpc.v1.LoginRequest\x1a\x1b.starling.rpc.v1.LoginReply\x12B\n" +
-	"\x06Uplink\x12\x18.starling.rpc.v1.UpBatch\x1a\x1a.starling.rpc.v1.DownBatch(\x010\x012\x8c\x01\n" +
+	"\x06Uplink\x12\x18.starling.rpc.v1.UpBatch\x1a\x1a.starling.rpc.v1.DownBatch(\x010\x01\x12K\n" +
+	"\aControl\x12\x1f.starling.rpc.v1.ControlRequest\x1a\x1d.starling.rpc.v1.ControlBatch0\x012\x8c\x01\n" +
 	"\x04Edge\x12B\n" +
 	"\x04Push\x12\x1a.starling.rpc.v1.PushBatch\x1a\x1a.starling.rpc.v1.PushReply(\x010\x01\x12@\n" +
 	"\x04Kick\x12\x1c.starling.rpc.v1.KickRequest\x1a\x1a.starling.rpc.v1.KickReplyB2Z0github.com/starling-im/starling/common/rpc/rpcpbb\x06proto3"
@@ -1139,50 +1350,56 @@ func file_rpc_rpc_proto_rawDescGZIP() []byte {
 }
 
 var file_rpc_rpc_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_rpc_rpc_proto_goTypes = []any{
-	(PushItem_Action)(0), // 0: starling.rpc.v1.PushItem.Action
-	(*LoginRequest)(nil), // 1: starling.rpc.v1.LoginRequest
-	(*LoginReply)(nil),   // 2: starling.rpc.v1.LoginReply
-	(*Up)(nil),           // 3: starling.rpc.v1.Up
-	(*UpBatch)(nil),      // 4: starling.rpc.v1.UpBatch
-	(*Down)(nil),         // 5: starling.rpc.v1.Down
-	(*DownBatch)(nil),    // 6: starling.rpc.v1.DownBatch
-	(*KickRequest)(nil),  // 7: starling.rpc.v1.KickRequest
-	(*KickReply)(nil),    // 8: starling.rpc.v1.KickReply
-	(*Position)(nil),     // 9: starling.rpc.v1.Position
-	(*PushBatch)(nil),    // 10: starling.rpc.v1.PushBatch
-	(*PushFrame)(nil),    // 11: starling.rpc.v1.PushFrame
-	(*PushItem)(nil),     // 12: starling.rpc.v1.PushItem
-	(*PushReply)(nil),    // 13: starling.rpc.v1.PushReply
-	(*EdgeHello)(nil),    // 14: starling.rpc.v1.EdgeHello
-	(*NotHere)(nil),      // 15: starling.rpc.v1.NotHere
+	(PushItem_Action)(0),   // 0: starling.rpc.v1.PushItem.Action
+	(*ControlRequest)(nil), // 1: starling.rpc.v1.ControlRequest
+	(*ControlBatch)(nil),   // 2: starling.rpc.v1.ControlBatch
+	(*ControlEntry)(nil),   // 3: starling.rpc.v1.ControlEntry
+	(*LoginRequest)(nil),   // 4: starling.rpc.v1.LoginRequest
+	(*LoginReply)(nil),     // 5: starling.rpc.v1.LoginReply
+	(*Up)(nil),             // 6: starling.rpc.v1.Up
+	(*UpBatch)(nil),        // 7: starling.rpc.v1.UpBatch
+	(*Down)(nil),           // 8: starling.rpc.v1.Down
+	(*DownBatch)(nil),      // 9: starling.rpc.v1.DownBatch
+	(*KickRequest)(nil),    // 10: starling.rpc.v1.KickRequest
+	(*KickReply)(nil),      // 11: starling.rpc.v1.KickReply
+	(*Position)(nil),       // 12: starling.rpc.v1.Position
+	(*PushBatch)(nil),      // 13: starling.rpc.v1.PushBatch
+	(*PushFrame)(nil),      // 14: starling.rpc.v1.PushFrame
+	(*PushItem)(nil),       // 15: starling.rpc.v1.PushItem
+	(*PushReply)(nil),      // 16: starling.rpc.v1.PushReply
+	(*EdgeHello)(nil),      // 17: starling.rpc.v1.EdgeHello
+	(*NotHere)(nil),        // 18: starling.rpc.v1.NotHere
 }
 var file_rpc_rpc_proto_depIdxs = []int32{
-	3,  // 0: starling.rpc.v1.UpBatch.frames:type_name -> starling.rpc.v1.Up
-	5,  // 1: starling.rpc.v1.DownBatch.frames:type_name -> starling.rpc.v1.Down
-	11, // 2: starling.rpc.v1.PushBatch.frames:type_name -> starling.rpc.v1.PushFrame
-	9,  // 3: starling.rpc.v1.PushFrame.at:type_name -> starling.rpc.v1.Position
-	12, // 4: starling.rpc.v1.PushFrame.items:type_name -> starling.rpc.v1.PushItem
-	0,  // 5: starling.rpc.v1.PushItem.action:type_name -> starling.rpc.v1.PushItem.Action
-	14, // 6: starling.rpc.v1.PushReply.hello:type_name -> starling.rpc.v1.EdgeHello
-	9,  // 7: starling.rpc.v1.PushReply.positions:type_name -> starling.rpc.v1.Position
-	15, // 8: starling.rpc.v1.PushReply.not_here:type_name -> starling.rpc.v1.NotHere
-	9,  // 9: starling.rpc.v1.EdgeHello.positions:type_name -> starling.rpc.v1.Position
-	9,  // 10: starling.rpc.v1.NotHere.at:type_name -> starling.rpc.v1.Position
-	1,  // 11: starling.rpc.v1.Logic.Login:input_type -> starling.rpc.v1.LoginRequest
-	4,  // 12: starling.rpc.v1.Logic.Uplink:input_type -> starling.rpc.v1.UpBatch
-	10, // 13: starling.rpc.v1.Edge.Push:input_type -> starling.rpc.v1.PushBatch
-	7,  // 14: starling.rpc.v1.Edge.Kick:input_type -> starling.rpc.v1.KickRequest
-	2,  // 15: starling.rpc.v1.Logic.Login:output_type -> starling.rpc.v1.LoginReply
-	6,  // 16: starling.rpc.v1.Logic.Uplink:output_type -> starling.rpc.v1.DownBatch
-	13, // 17: starling.rpc.v1.Edge.Push:output_type -> starling.rpc.v1.PushReply
-	8,  // 18: starling.rpc.v1.Edge.Kick:output_type -> starling.rpc.v1.KickReply
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	3,  // 0: starling.rpc.v1.ControlBatch.entries:type_name -> starling.rpc.v1.ControlEntry
+	6,  // 1: starling.rpc.v1.UpBatch.frames:type_name -> starling.rpc.v1.Up
+	8,  // 2: starling.rpc.v1.DownBatch.frames:type_name -> starling.rpc.v1.Down
+	14, // 3: starling.rpc.v1.PushBatch.frames:type_name -> starling.rpc.v1.PushFrame
+	12, // 4: starling.rpc.v1.PushFrame.at:type_name -> starling.rpc.v1.Position
+	15, // 5: starling.rpc.v1.PushFrame.items:type_name -> starling.rpc.v1.PushItem
+	0,  // 6: starling.rpc.v1.PushItem.action:type_name -> starling.rpc.v1.PushItem.Action
+	17, // 7: starling.rpc.v1.PushReply.hello:type_name -> starling.rpc.v1.EdgeHello
+	12, // 8: starling.rpc.v1.PushReply.positions:type_name -> starling.rpc.v1.Position
+	18, // 9: starling.rpc.v1.PushReply.not_here:type_name -> starling.rpc.v1.NotHere
+	12, // 10: starling.rpc.v1.EdgeHello.positions:type_name -> starling.rpc.v1.Position
+	12, // 11: starling.rpc.v1.NotHere.at:type_name -> starling.rpc.v1.Position
+	4,  // 12: starling.rpc.v1.Logic.Login:input_type -> starling.rpc.v1.LoginRequest
+	7,  // 13: starling.rpc.v1.Logic.Uplink:input_type -> starling.rpc.v1.UpBatch
+	1,  // 14: starling.rpc.v1.Logic.Control:input_type -> starling.rpc.v1.ControlRequest
+	13, // 15: starling.rpc.v1.Edge.Push:input_type -> starling.rpc.v1.PushBatch
+	10, // 16: starling.rpc.v1.Edge.Kick:input_type -> starling.rpc.v1.KickRequest
+	5,  // 17: starling.rpc.v1.Logic.Login:output_type -> starling.rpc.v1.LoginReply
+	9,  // 18: starling.rpc.v1.Logic.Uplink:output_type -> starling.rpc.v1.DownBatch
+	2,  // 19: starling.rpc.v1.Logic.Control:output_type -> starling.rpc.v1.ControlBatch
+	16, // 20: starling.rpc.v1.Edge.Push:output_type -> starling.rpc.v1.PushReply
+	11, // 21: starling.rpc.v1.Edge.Kick:output_type -> starling.rpc.v1.KickReply
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_rpc_rpc_proto_init() }
@@ -1196,7 +1413,7 @@ func file_rpc_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rpc_rpc_proto_rawDesc), len(file_rpc_rpc_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

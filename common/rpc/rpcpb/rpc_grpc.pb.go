@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Logic_Login_FullMethodName  = "/starling.rpc.v1.Logic/Login"
-	Logic_Uplink_FullMethodName = "/starling.rpc.v1.Logic/Uplink"
+	Logic_Login_FullMethodName   = "/starling.rpc.v1.Logic/Login"
+	Logic_Uplink_FullMethodName  = "/starling.rpc.v1.Logic/Uplink"
+	Logic_Control_FullMethodName = "/starling.rpc.v1.Logic/Control"
 )
 
 // LogicClient is the client API for Logic service.
@@ -35,6 +36,9 @@ type LogicClient interface {
 	// Uplink carries the frames of clients in order of arrival, and the answers.
 	// Metadata "server" names the edge. One stream from each edge to each logic.
 	Uplink(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[UpBatch, DownBatch], error)
+	// Control tells what has been decided (package control): first all that counts,
+	// then what comes, until the stream ends. Metadata "server" names the edge.
+	Control(ctx context.Context, in *ControlRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ControlBatch], error)
 }
 
 type logicClient struct {
@@ -68,6 +72,25 @@ func (c *logicClient) Uplink(ctx context.Context, opts ...grpc.CallOption) (grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Logic_UplinkClient = grpc.BidiStreamingClient[UpBatch, DownBatch]
 
+func (c *logicClient) Control(ctx context.Context, in *ControlRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ControlBatch], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Logic_ServiceDesc.Streams[1], Logic_Control_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ControlRequest, ControlBatch]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Logic_ControlClient = grpc.ServerStreamingClient[ControlBatch]
+
 // LogicServer is the server API for Logic service.
 // All implementations must embed UnimplementedLogicServer
 // for forward compatibility.
@@ -80,6 +103,9 @@ type LogicServer interface {
 	// Uplink carries the frames of clients in order of arrival, and the answers.
 	// Metadata "server" names the edge. One stream from each edge to each logic.
 	Uplink(grpc.BidiStreamingServer[UpBatch, DownBatch]) error
+	// Control tells what has been decided (package control): first all that counts,
+	// then what comes, until the stream ends. Metadata "server" names the edge.
+	Control(*ControlRequest, grpc.ServerStreamingServer[ControlBatch]) error
 	mustEmbedUnimplementedLogicServer()
 }
 
@@ -95,6 +121,9 @@ func (UnimplementedLogicServer) Login(context.Context, *LoginRequest) (*LoginRep
 }
 func (UnimplementedLogicServer) Uplink(grpc.BidiStreamingServer[UpBatch, DownBatch]) error {
 	return status.Error(codes.Unimplemented, "method Uplink not implemented")
+}
+func (UnimplementedLogicServer) Control(*ControlRequest, grpc.ServerStreamingServer[ControlBatch]) error {
+	return status.Error(codes.Unimplemented, "method Control not implemented")
 }
 func (UnimplementedLogicServer) mustEmbedUnimplementedLogicServer() {}
 func (UnimplementedLogicServer) testEmbeddedByValue()               {}
@@ -142,6 +171,17 @@ func _Logic_Uplink_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Logic_UplinkServer = grpc.BidiStreamingServer[UpBatch, DownBatch]
 
+func _Logic_Control_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ControlRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LogicServer).Control(m, &grpc.GenericServerStream[ControlRequest, ControlBatch]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Logic_ControlServer = grpc.ServerStreamingServer[ControlBatch]
+
 // Logic_ServiceDesc is the grpc.ServiceDesc for Logic service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +200,11 @@ var Logic_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Logic_Uplink_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Control",
+			Handler:       _Logic_Control_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "rpc/rpc.proto",

@@ -185,6 +185,14 @@ func (s *Store) applyVerdictsLocked(t *store.Turn) {
 		list := slices.DeleteFunc(s.refusals[r.User], func(old store.Refusal) bool { return old.ID == r.ID })
 		s.refusals[r.User] = append(list, r)
 	}
+	for _, b := range t.Blocks {
+		list := slices.DeleteFunc(s.blocks[b.Owner], func(old store.Block) bool { return old.Peer == b.Peer })
+		if b.Since > 0 {
+			list = append(list, b.Block)
+			slices.SortFunc(list, func(a, b store.Block) int { return cmp.Compare(a.Peer, b.Peer) })
+		}
+		s.blocks[b.Owner] = list
+	}
 }
 
 func (s *Store) putHeadLocked(head *store.Conversation) {

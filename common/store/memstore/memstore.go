@@ -17,6 +17,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/starling-im/starling/common/control"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -41,6 +42,9 @@ type Store struct {
 	outcomes   map[store.OutcomeKey][]store.Outcome    // one a day, oldest first
 	verdicts   map[senderID]store.Outcome
 	refusals   map[wire.UserID][]store.Refusal
+	blocks     map[wire.UserID][]store.Block // by peer
+	control    []control.Entry               // by version
+	controls   int64                         // the newest version
 	workers    map[int]worker
 	layout     map[string]string
 }
@@ -80,6 +84,7 @@ func New() *Store {
 		outcomes:   make(map[store.OutcomeKey][]store.Outcome),
 		verdicts:   make(map[senderID]store.Outcome),
 		refusals:   make(map[wire.UserID][]store.Refusal),
+		blocks:     make(map[wire.UserID][]store.Block),
 		workers:    make(map[int]worker),
 	}
 }

@@ -210,6 +210,19 @@ func (s *Store) OutcomeByID(ctx context.Context, u wire.UserID, id wire.MsgID) (
 	})
 }
 
+// Blocks pages through whom u has blocked.
+func (s *Store) Blocks(ctx context.Context, u, after wire.UserID, limit int) ([]store.Block, error) {
+	return get(ctx, s, "Blocks", func() ([]store.Block, error) {
+		var out []store.Block
+		for _, b := range s.blocks[u] {
+			if b.Peer > after && len(out) < limit {
+				out = append(out, b)
+			}
+		}
+		return out, nil
+	})
+}
+
 // Refusals returns the newest refusals of u, oldest first.
 func (s *Store) Refusals(ctx context.Context, u wire.UserID, after int64, limit int) ([]wire.Refused, error) {
 	return get(ctx, s, "Refusals", func() ([]wire.Refused, error) {

@@ -39,6 +39,15 @@ func (s *Set) UserConversations(
 	return list[:min(len(list), max(0, limit))], err
 }
 
+// Blocks merges every shard's page, each a whole one.
+func (s *Set) Blocks(ctx context.Context, u, after wire.UserID, limit int) ([]store.Block, error) {
+	list, err := merged(ctx, s, func(a, b store.Block) int { return cmp.Compare(a.Peer, b.Peer) },
+		func(ctx context.Context, st store.Store) ([]store.Block, error) {
+			return st.Blocks(ctx, u, after, limit)
+		})
+	return list[:min(len(list), max(0, limit))], err
+}
+
 // Refusals merges every shard's newest.
 func (s *Set) Refusals(ctx context.Context, u wire.UserID, after int64, limit int) ([]wire.Refused, error) {
 	list, err := merged(ctx, s, func(a, b wire.Refused) int { return cmp.Compare(a.ID, b.ID) },

@@ -25,6 +25,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/starling-im/starling/common/control"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -118,6 +119,8 @@ type Store interface {
 	LeaseWorker(ctx context.Context, owner string, now, until int64) (worker int, lastUsed int64, err error)
 	RenewWorker(ctx context.Context, worker int, owner string, until int64) error
 	ReleaseWorker(ctx context.Context, worker int, owner string, lastUsed int64) error
+	AppendControl(ctx context.Context, es []control.Entry) (version int64, err error)
+	ControlSince(ctx context.Context, version int64, limit int) ([]control.Entry, error)
 	Ping(ctx context.Context) error
 }
 
@@ -220,6 +223,16 @@ func (s *Set) ReleaseWorker(ctx context.Context, worker int, owner string, lastU
 		return struct{}{}, st.ReleaseWorker(ctx, worker, owner, lastUsed)
 	})
 	return err
+}
+
+// AppendControl stores decisions in the first shard.
+func (s *Set) AppendControl(ctx context.Context, es []control.Entry) (int64, error) {
+	return ask(ctx, s, 0, func(st store.Store) (int64, error) { return st.AppendControl(ctx, es) })
+}
+
+// ControlSince reads decisions in the first shard.
+func (s *Set) ControlSince(ctx context.Context, version int64, limit int) ([]control.Entry, error) {
+	return ask(ctx, s, 0, func(st store.Store) ([]control.Entry, error) { return st.ControlSince(ctx, version, limit) })
 }
 
 // Ping says which shards do not answer.

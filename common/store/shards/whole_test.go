@@ -116,6 +116,10 @@ func (w *whole) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 		p := &parts[at(u.Conv.Conv)]
 		p.Updates = append(p.Updates, u)
 	}
+	for _, b := range t.Blocks {
+		p := &parts[at(wire.PrivateConv(b.Owner, b.Peer))]
+		p.Blocks = append(p.Blocks, b)
+	}
 	for _, o := range t.Outcomes {
 		p := &parts[at(o.Conv)]
 		p.Outcomes = append(p.Outcomes, o)
@@ -164,3 +168,7 @@ func (w *whole) Retire(ctx context.Context, before int64) error {
 }
 
 func (w *whole) Close() error { return nil }
+
+func (w *whole) PurgeControl(ctx context.Context, now int64) error {
+	return w.each(func(s *memstore.Store) error { return s.PurgeControl(ctx, now) })
+}

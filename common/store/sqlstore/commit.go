@@ -164,6 +164,17 @@ func (c *commit) statements() []statement {
 		r := &c.t.Refusals[i]
 		return append(dst, string(r.User), int64(r.ID), r.TS, r.ClientID, string(r.Conv), string(r.Code))
 	})
+	var begun []store.BlockChange
+	for _, bc := range c.t.Blocks {
+		if bc.Since > 0 {
+			begun = append(begun, bc)
+		} else {
+			b.add("DELETE FROM blocks WHERE owner = ? AND peer = ?", string(bc.Owner), string(bc.Peer))
+		}
+	}
+	b.insert(c.s.t.blocks, len(begun), func(dst []any, i int) []any {
+		return append(dst, string(begun[i].Owner), string(begun[i].Peer), begun[i].Since)
+	})
 	return b.list
 }
 
@@ -171,6 +182,12 @@ func (c *commit) statements() []statement {
 const (
 	kindPrivate = 1
 	kindGroup   = 2
+)
+
+// Bits of a private conversation's blocked.
+const (
+	blockedByA = 1
+	blockedByB = 2
 )
 
 func headArgs(dst []any, c *store.Conversation) []any {
@@ -182,8 +199,15 @@ func headArgs(dst []any, c *store.Conversation) []any {
 	if g.Dismissed {
 		dismissed = 1
 	}
+	blocked := int64(0)
+	if c.BlockedByA {
+		blocked |= blockedByA
+	}
+	if c.BlockedByB {
+		blocked |= blockedByB
+	}
 	return append(dst, string(c.Conv), kind, c.MaxSeq, c.MinSeq, c.LastTS, c.LastMsg,
-		g.Name, g.Description, string(g.Owner), int64(g.Members), g.MutedUntil, dismissed, g.NamedSeq)
+		g.Name, g.Description, string(g.Owner), int64(g.Members), g.MutedUntil, dismissed, g.NamedSeq, blocked)
 }
 
 // joinUsers writes a list of users, none of which holds a line feed.

@@ -171,15 +171,16 @@ func (t *table) sql(rows int) string {
 
 // tables are the INSERTs of a dialect.
 type tables struct {
-	fresh, heads, members, messages, outcomes, refusals, cursors *table
+	fresh, heads, members, messages, outcomes, refusals, cursors, blocks *table
 }
 
 const (
-	headCols    = "conv, kind, max_seq, min_seq, last_ts, last_msg, name, description, owner, members, muted_until, dismissed, named_seq"
+	headCols    = "conv, kind, max_seq, min_seq, last_ts, last_msg, name, description, owner, members, muted_until, dismissed, named_seq, blocked"
 	memberCols  = "user, role, joined_seq, left_seq, muted_until"
 	rowCols     = "seq, kind, id, sender, type, content, ts, client_id, mention, reply_to, status, target_seq, version"
 	outcomeCols = "conv, sender, client_id, topic, number, id, hash, code, seq, n, ts, log_offset"
 	refusalCols = "user, id, ts, client_id, conv, code"
+	blockCols   = "owner, peer, since"
 	cursorCols  = "conv_id, user, device, delivered, read_seq"
 )
 
@@ -198,6 +199,7 @@ func newTables(d *dialect) *tables {
 		messages: newTable(d, "messages", "conv_id, month, "+rowCols, ""),
 		outcomes: newTable(d, "outcomes", "day, "+outcomeCols, ""),
 		refusals: newTable(d, "refusals", refusalCols, d.upsert("user, id", "ts, client_id, conv, code")),
+		blocks:   newTable(d, "blocks", blockCols, d.upsert("owner, peer", "since")),
 		cursors: newTable(d, "cursors", cursorCols, d.upsert("conv_id, user, device",
 			"delivered="+d.newer("delivered")+", read_seq="+d.newer("read_seq"))),
 	}

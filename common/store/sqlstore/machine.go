@@ -92,12 +92,13 @@ func (s *Store) State(ctx context.Context, p record.PartitionID) (store.Partitio
 func scanHead(r *sql.Rows) (*store.Conversation, error) {
 	var c store.Conversation
 	var g store.Group
-	var kind, dismissed int
+	var kind, dismissed, blocked int
 	err := r.Scan(&c.ID, (*string)(&c.Conv), &kind, &c.MaxSeq, &c.MinSeq, &c.LastTS, &c.LastMsg,
-		&g.Name, &g.Description, (*string)(&g.Owner), &g.Members, &g.MutedUntil, &dismissed, &g.NamedSeq)
+		&g.Name, &g.Description, (*string)(&g.Owner), &g.Members, &g.MutedUntil, &dismissed, &g.NamedSeq, &blocked)
 	if err != nil {
 		return nil, fmt.Errorf("scan a conversation: %w", err)
 	}
+	c.BlockedByA, c.BlockedByB = blocked&blockedByA != 0, blocked&blockedByB != 0
 	if kind == kindGroup {
 		g.Dismissed = dismissed != 0
 		c.Group = &g

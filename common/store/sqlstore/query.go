@@ -241,6 +241,21 @@ func (s *Store) OutcomeByID(ctx context.Context, u wire.UserID, id wire.MsgID) (
 	return o, nil
 }
 
+// Blocks pages through whom u has blocked.
+func (s *Store) Blocks(ctx context.Context, u, after wire.UserID, limit int) ([]store.Block, error) {
+	list, err := all(ctx, s, []statement{{
+		sql:  "SELECT peer, since FROM blocks WHERE owner = ? AND peer > ? ORDER BY peer LIMIT ?",
+		args: []any{string(u), string(after), max(0, limit)},
+	}}, func(r *sql.Rows) (b store.Block, err error) {
+		err = r.Scan((*string)(&b.Peer), &b.Since)
+		return b, err //nolint:wrapcheck // told below
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read blocks: %w", err)
+	}
+	return list, nil
+}
+
 // Refusals returns the newest refusals of u by id, oldest first: the order of
 // the primary key, so that a sender of very many costs no more than one of few.
 func (s *Store) Refusals(ctx context.Context, u wire.UserID, after int64, limit int) ([]wire.Refused, error) {

@@ -92,7 +92,7 @@ func dropAll(tb testing.TB, cfg sqlstore.Config) {
 	}
 	defer func() { _ = db.Close() }()
 	for _, name := range []string{
-		"meta", "conversations", "members", "messages", "outcomes", "refusals", "cursors", "log_partitions", "workers", "goose_db_version",
+		"meta", "conversations", "members", "messages", "outcomes", "refusals", "cursors", "log_partitions", "workers", "blocks", "control", "goose_db_version",
 	} {
 		if _, err := db.ExecContext(tb.Context(), "DROP TABLE IF EXISTS "+name); err != nil {
 			tb.Fatal(err)

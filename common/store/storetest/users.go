@@ -231,3 +231,47 @@ func testRefusals(f *fixture) {
 	equal(t, "newest by id", got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 2)), want[3:])
 	equal(t, "said once", len(got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 10))), 5)
 }
+
+func testBlocks(f *fixture) {
+	t := f.t
+	c := f.private(t, "a", "b", 1)
+	block := func(since int64, owner wire.UserID, peers ...wire.UserID) {
+		t.Helper()
+		turn := &store.Turn{}
+		for _, p := range peers {
+			turn.Blocks = append(turn.Blocks, store.BlockChange{Owner: owner, Block: store.Block{Peer: p, Since: since}})
+		}
+		f.commit(t, turn)
+	}
+	list := func(u, after wire.UserID, limit int) []store.Block {
+		t.Helper()
+		return append([]store.Block{}, got[[]store.Block](t)(f.s.Blocks(t.Context(), u, after, limit))...)
+	}
+	block(5, "a", "c", "b", "B", "b ")
+	block(6, "b", "a")
+	block(7, "a", "b") // again: from now
+	equal(t, "first", list("a", "", 2), []store.Block{{Peer: "B", Since: 5}, {Peer: "b", Since: 7}})
+	equal(t, "second", list("a", "b", 9), []store.Block{{Peer: "b ", Since: 5}, {Peer: "c", Since: 5}})
+	block(0, "a", "b", "none")
+	equal(t, "ended", list("a", "B", 9), []store.Block{{Peer: "b ", Since: 5}, {Peer: "c", Since: 5}})
+	equal(t, "the other's stays", list("b", "", 9), []store.Block{{Peer: "a", Since: 6}})
+	equal(t, "of nobody", list("x", "", 9), []store.Block{})
+
+	head := func() [2]bool {
+		t.Helper()
+		h := got[*store.Conversation](t)(f.s.Conversation(t.Context(), c.Conv))
+		return [2]bool{h.Blocked("a"), h.Blocked("b")}
+	}
+	equal(t, "at first", head(), [2]bool{})
+	c.BlockedByA = true
+	f.commit(t, &store.Turn{Conversations: []*store.Conversation{c}})
+	equal(t, "a blocks b", head(), [2]bool{false, true})
+	c.BlockedByA, c.BlockedByB = false, true
+	f.commit(t, &store.Turn{Conversations: []*store.Conversation{c}})
+	equal(t, "b blocks a", head(), [2]bool{true, false})
+	fresh := &store.Conversation{ID: 77_001, New: true, Conv: "p:x:y", MinSeq: 1, BlockedByA: true}
+	f.commit(t, &store.Turn{Conversations: []*store.Conversation{fresh}})
+	equal(t, "begun by a block, not listed", len(got[[]store.UserConv](t)(f.s.UserConversations(t.Context(), "x", "d", "", 9, true))), 0)
+	found := got[store.Found](t)(f.s.Lookup(t.Context(), nil, []wire.ConvID{"p:x:y"}))
+	equal(t, "found", found.Conversations["p:x:y"].BlockedByA, true)
+}
