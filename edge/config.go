@@ -20,6 +20,7 @@ const Prefix = "edge."
 // Config is the tier's settings.
 type Config struct {
 	ListenAddr   string
+	TCPAddr      string
 	GRPCAddr     string
 	AdminAddr    string
 	AdvertiseURL string
@@ -33,7 +34,6 @@ type Config struct {
 
 	Pollers        int
 	MaxConnections int
-	MaxPerIP       int
 	QueueBytes     config.Bytes
 	AuthBytes      config.Bytes
 	AuthTimeout    time.Duration
@@ -59,6 +59,7 @@ type Config struct {
 // Addrs is where an edge listens.
 type Addrs struct {
 	WS    string // host:port
+	TCP   string // "": not listened on
 	GRPC  string
 	Admin string
 	URL   string // what clients are told
@@ -67,6 +68,7 @@ type Addrs struct {
 // RegisterFlags sets defaults and names.
 func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.StringVar(&c.ListenAddr, prefix+"listen-addr", "127.0.0.1:3102", "address of the WebSocket endpoint /ws; port 0 takes a free one")
+	fs.StringVar(&c.TCPAddr, prefix+"tcp-addr", "127.0.0.1:3101", "address of the binary framing on plain TCP; port 0 takes a free one; empty: none")
 	fs.StringVar(&c.GRPCAddr, prefix+"grpc-addr", "127.0.0.1:3109", "address that jobs push to; port 0 takes a free one")
 	fs.StringVar(&c.AdminAddr, prefix+"admin-addr", "127.0.0.1:3190", "address of /metrics, /healthz, /readyz and profiles; keep it inside")
 	fs.StringVar(&c.AdvertiseURL, prefix+"advertise-url", "", "URL that clients are told, such as wss://edge-1.example.org/ws; empty: ws:// with listen-addr")
@@ -79,7 +81,6 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 	fs.Var(&c.Origins, prefix+"origins", "values of Origin that may connect, with commas; empty: any")
 	fs.IntVar(&c.Pollers, prefix+"pollers", 0, "event loops; 0: one for each 20 processors")
 	fs.IntVar(&c.MaxConnections, prefix+"max-connections", 0, "connections in all; 0: no limit but the process's descriptors")
-	fs.IntVar(&c.MaxPerIP, prefix+"max-per-ip", 0, "connections from one address; 0: no limit (needed behind a proxy)")
 	c.QueueBytes, c.AuthBytes = 256<<10, 32<<10
 	c.closeGrace, c.cutTime = 3*time.Second, time.Second
 	fs.Var(&c.QueueBytes, prefix+"queue-bytes", "what may wait for one connection; pushes beyond it are told by lagged")
@@ -100,6 +101,9 @@ func (c *Config) Validate() error {
 	errs := []error{
 		checkAddr("listen-addr", c.ListenAddr), checkAddr("grpc-addr", c.GRPCAddr), checkAddr("admin-addr", c.AdminAddr),
 		c.checkAdvertised(), c.checkLimits(),
+	}
+	if c.TCPAddr != "" {
+		errs = append(errs, checkAddr("tcp-addr", c.TCPAddr))
 	}
 	if c.ID != "" && !wire.ValidID(c.ID) {
 		errs = append(errs, fmt.Errorf("edge.id: %.70q is not an id; use 1–64 of A–Z a–z 0–9 . _ @ -", c.ID))
@@ -137,7 +141,6 @@ func (c *Config) checkLimits() error {
 		{"weight", int64(c.Weight), 0},
 		{"pollers", int64(c.Pollers), 0},
 		{"max-connections", int64(c.MaxConnections), 0},
-		{"max-per-ip", int64(c.MaxPerIP), 0},
 		{"queue-bytes", int64(c.QueueBytes), 4096},
 		{"auth-bytes", int64(c.AuthBytes), 4096},
 		{"max-logins", int64(c.MaxLogins), 1},

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/rpc"
@@ -33,6 +34,7 @@ import (
 	"github.com/starling-im/starling/edge/internal/roster"
 	"github.com/starling-im/starling/edge/internal/session"
 	"github.com/starling-im/starling/edge/internal/uplink"
+	"github.com/starling-im/starling/edge/internal/watch"
 )
 
 // Names of the tier's modules. Module starts both.
@@ -49,6 +51,7 @@ type Deps struct {
 	Gatherer prometheus.Gatherer
 	Registry registry.Registry
 	Tokens   *token.Verifier
+	Limits   limits.Config // zero: the defaults
 	After    []string
 }
 
@@ -104,9 +107,13 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	if err := ConfigureNetpoll(cfg.Pollers); err != nil {
 		return nil, err
 	}
+	if d.Limits == (limits.Config{}) {
+		d.Limits = limits.Default()
+	}
 	log := d.Log.Named("edge")
 	t := &tier{
-		cfg: cfg, d: d, log: log, roster: roster.New(), logins: make(chan struct{}, cfg.MaxLogins), metrics: newMetrics(d.Metrics),
+		cfg: cfg, d: d, log: log, roster: roster.New(), logins: make(chan struct{}, cfg.MaxLogins),
+		limits: limits.NewLive(d.Limits), isInformed: make(chan struct{}), metrics: newMetrics(d.Metrics),
 	}
 	t.lease = registry.Lease{
 		Tier: registry.TierEdge, Server: cfg.id(), Region: cfg.Region, Zone: cfg.Zone, Weight: cfg.Weight,
@@ -117,27 +124,47 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 			QueueBytes: int(cfg.QueueBytes), AuthTimeout: cfg.AuthTimeout, AuthBytes: int(cfg.AuthBytes),
 			Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, CloseGrace: cfg.closeGrace,
 		},
-		Hub: t, Metrics: session.NewMetrics(d.Metrics), Log: log, Now: nowMS,
+		Hub: t, Rates: t.limits, Metrics: session.NewMetrics(d.Metrics), Log: log, Now: nowMS,
 	}
-	t.listen = listen.New(listen.Config{
-		Addr: cfg.ListenAddr, Origins: cfg.Origins, MaxConns: cfg.MaxConnections, MaxPerIP: cfg.MaxPerIP,
-		HeadBytes: int(cfg.AuthBytes), HeadTimeout: cfg.AuthTimeout, CutTime: cfg.cutTime,
-	}, env, d.Metrics, log)
+	t.listens = listeners(cfg, listen.NewGate(cfg.MaxConnections, func() int { return t.limits.Get().ConnectionsPerIP }), env, d.Metrics, log)
 	t.uplink = uplink.New(uplink.Config{
 		Server: t.lease.Server, Addrs: cfg.LogicAddrs, QueueFrames: cfg.UplinkQueue, LoginWait: cfg.LoginWait,
 	}, d.Registry, t, d.Metrics, log)
-	t.announcer = announce.New(announce.Config{TTL: cfg.LeaseTTL, Round: cfg.AnnounceRound}, d.Registry, t.roster, announce.Events{
-		Load:         t.listen.Live,
+	t.announcer = announce.New(announce.Config{
+		TTL: cfg.LeaseTTL, Round: cfg.AnnounceRound,
+		Rivals: func(m *roster.Member, r *registry.Route) bool {
+			return t.rivals(m.Device, r.Device, m.Platform, r.Platform)
+		},
+	}, d.Registry, t.roster, announce.Events{
+		Load:         t.live,
 		HelloChanged: func() { t.push.HelloChanged() },
 		Missed:       func() { t.push.LagAll() },
 		Newer:        t.replaced,
 		Older:        func(m *roster.Member, r registry.Route) { t.peers.Replace(m.User, r, m.Conn) },
 	}, d.Metrics, log)
 	t.peers = peer.New(d.Registry, d.Metrics, log)
+	t.watch = watch.New(d.Registry, d.Metrics, log)
 	t.push = push.New(t.roster, groups{t.announcer, t}, t.announcer.Hello, d.Metrics, log)
 	t.grpc = rpc.NewServer(grpc.WaitForHandlers(true))
 	rpcpb.RegisterEdgeServer(t.grpc, grpcServer{t.push, t})
 	return t, nil
+}
+
+// listeners makes the servers of clients: WebSocket first, and TCP if it is wanted.
+func listeners(cfg Config, gate *listen.Gate, env *session.Env, reg prometheus.Registerer, log *zap.Logger) []*listen.Server {
+	c := listen.Config{
+		Addr: cfg.ListenAddr, Origins: cfg.Origins, Gate: gate,
+		HeadBytes: int(cfg.AuthBytes), HeadTimeout: cfg.AuthTimeout, CutTime: cfg.cutTime,
+	}
+	of := func(name string) prometheus.Registerer {
+		return prometheus.WrapRegistererWith(prometheus.Labels{"listener": name}, reg)
+	}
+	list := []*listen.Server{listen.New(c, env, of("ws"), log)}
+	if cfg.TCPAddr != "" {
+		c.Addr, c.Plain = cfg.TCPAddr, true
+		list = append(list, listen.New(c, env, of("tcp"), log))
+	}
+	return list
 }
 
 func nowMS() int64 { return time.Now().UnixMilli() }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -448,6 +449,33 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// Who was let in before the drain and logs in after it would stay on an edge that
+// goes on without taking anybody.
+func TestLogInAtADrainedEdge(t *testing.T) {
+	r := startRig(t, func(c *Config) { c.DrainTime = 10 * time.Millisecond })
+	late, between := r.dial(nil), r.dial(nil)
+	asked, drained := make(chan struct{}), make(chan struct{})
+	tell := sync.OnceFunc(func() { close(asked) })
+	r.logic.set(func() {
+		r.logic.onLogin = func(*rpcpb.LoginRequest) {
+			tell()
+			<-drained
+		}
+	})
+	between.write(wire.OpAuth, wire.Auth{Token: r.token("eve", "web")})
+	<-asked
+	if err := r.edge.Drain(r.ctx); err != nil {
+		t.Fatal(err)
+	}
+	close(drained)
+	between.expectClose(wire.CloseRestart)
+	late.write(wire.OpAuth, wire.Auth{Token: r.token("bob", "web")})
+	if e := late.expectError(wire.CodeUnavailable); e.RetryAfterMS == 0 {
+		t.Errorf("%+v", e)
+	}
+	late.expectClose(wire.CloseRestart)
+}
+
 func TestHeartbeatMissed(t *testing.T) {
 	t.Parallel() // it waits
 	r := startRig(t, func(c *Config) { c.Heartbeat = 3 * time.Second })
@@ -478,7 +506,6 @@ func TestUnknownAndServerOperationsStay(t *testing.T) {
 	for msg, code := range map[string]wire.Code{
 		`{"op":"dance","seq":1}`:                   wire.CodeUnsupported,
 		`{"op":"msg","seq":2,"body":{}}`:           wire.CodeUnsupported,
-		`{"op":"typing","seq":3,"body":{}}`:        wire.CodeUnsupported,
 		`{"op":`:                                   wire.CodeBadRequest,
 		`{"op":5}`:                                 wire.CodeBadRequest,
 		`{"op":"send","body":[]}`:                  wire.CodeBadRequest,

@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/control"
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/registry/memregistry"
 	"github.com/starling-im/starling/common/rpc"
@@ -74,11 +76,15 @@ type fakeLogic struct {
 	edges   []string
 	kill    context.CancelFunc
 	onLogin func(*rpcpb.LoginRequest)
+
+	control []control.Entry
+	decided chan struct{} // closed when there is more in control
+	follows []context.CancelFunc
 }
 
 func startLogic(t *testing.T) *fakeLogic {
 	t.Helper()
-	l := &fakeLogic{groups: map[string][]string{}, srv: rpc.NewServer()}
+	l := &fakeLogic{groups: map[string][]string{}, srv: rpc.NewServer(), decided: make(chan struct{})}
 	rpcpb.RegisterLogicServer(l.srv, l)
 	var lc net.ListenConfig
 	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -171,6 +177,52 @@ func (l *fakeLogic) answer(s grpc.BidiStreamingServer[rpcpb.UpBatch, rpcpb.DownB
 	return s.Send(out)
 }
 
+// Control implements rpcpb.LogicServer.
+func (l *fakeLogic) Control(_ *rpcpb.ControlRequest, s grpc.ServerStreamingServer[rpcpb.ControlBatch]) error {
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	l.mu.Lock()
+	l.follows = append(l.follows, cancel)
+	l.mu.Unlock()
+	for sent := -1; ; {
+		l.mu.Lock()
+		es, more := l.control, l.decided
+		l.mu.Unlock()
+		if len(es) > sent {
+			if err := s.Send(rpc.ControlBatch(es[max(sent, 0):], false)); err != nil {
+				return err
+			}
+			sent = len(es)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-more:
+		}
+	}
+}
+
+// cut ends the streams of decisions.
+func (l *fakeLogic) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, end := range l.follows {
+		end()
+	}
+}
+
+// decide makes decisions.
+func (l *fakeLogic) decide(es ...control.Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range es {
+		e.Version, e.At = int64(len(l.control)+1), time.Now().UnixMilli()
+		l.control = append(l.control, e)
+	}
+	close(l.decided)
+	l.decided = make(chan struct{})
+}
+
 func (l *fakeLogic) set(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,6 +255,18 @@ type rig struct {
 
 func startRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
+	return start(t, change, limits.Default())
+}
+
+func startLimited(t *testing.T, change func(*limits.Config)) *rig {
+	t.Helper()
+	l := limits.Default()
+	change(&l)
+	return start(t, nil, l)
+}
+
+func start(t *testing.T, change func(*Config), l limits.Config) *rig {
+	t.Helper()
 	r := &rig{t: t, ctx: testContext(t), reg: memregistry.New(), logic: startLogic(t), prom: prometheus.NewRegistry()}
 	var err error
 	if r.keys, err = token.LoadOrCreate(t.TempDir()); err != nil {
@@ -215,7 +279,7 @@ func startRig(t *testing.T, change func(*Config)) *rig {
 	var cfg Config
 	fs := flag.NewFlagSet("test", flag.ContinueOnError)
 	cfg.RegisterFlags(fs, Prefix)
-	cfg.ListenAddr, cfg.GRPCAddr, cfg.AdminAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.ListenAddr, cfg.TCPAddr, cfg.GRPCAddr, cfg.AdminAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.ID = "edge-1"
 	// Long: a test sets what it is about.
 	cfg.AuthTimeout, cfg.LoginWait, cfg.LeaseTTL, cfg.cutTime = time.Minute, time.Minute, time.Minute, patience
@@ -225,7 +289,7 @@ func startRig(t *testing.T, change func(*Config)) *rig {
 		change(&cfg)
 	}
 	ms := modules{}
-	err = Register(ms, cfg, Deps{Log: zap.NewNop(), Metrics: r.prom, Gatherer: r.prom, Registry: r.reg, Tokens: r.keys.Verifier()})
+	err = Register(ms, cfg, Deps{Log: zap.NewNop(), Metrics: r.prom, Gatherer: r.prom, Registry: r.reg, Tokens: r.keys.Verifier(), Limits: l})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -115,7 +116,7 @@ func TestSlowUpgradeEndsWithoutAnAnswer(t *testing.T) {
 }
 
 func TestConnectionLimits(t *testing.T) {
-	r := startRig(t, func(c *Config) { c.MaxPerIP = 2 })
+	r := startLimited(t, func(l *limits.Config) { l.ConnectionsPerIP = 2 })
 	a, b := r.raw(), r.raw()
 	a.upgrade()
 	b.upgrade()
@@ -141,7 +142,7 @@ func TestConnectionLimits(t *testing.T) {
 }
 
 func TestSlowReaderIsLaggedAndOthersGoOn(t *testing.T) {
-	r := startRig(t, func(c *Config) { c.QueueBytes = 16 << 10 })
+	r := startRig(t, func(c *Config) { c.QueueBytes = 40 << 10 }) // two messages: the one before may still be on its way out
 	slow, fast := r.slow("slow"), r.login("fast", "web")
 	const n = 400
 	content := strings.Repeat("x", 16<<10)

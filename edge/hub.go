@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
@@ -21,6 +22,7 @@ const (
 	kickReplaced     = "replaced"
 	retryUnavailable = 500 // ms
 	retryOverloaded  = 1000
+	retryTooMany     = 10_000
 )
 
 // Authenticate implements session.Hub: the log-in leaves the loop.
@@ -44,6 +46,18 @@ func (t *tier) Authenticate(s *session.Session, a wire.Auth) {
 	})
 }
 
+// leaving refuses a log-in at an edge that drains: the clients that are told to
+// go elsewhere are those that were here when it began.
+func (t *tier) leaving(s *session.Session) bool {
+	if !t.draining.Load() {
+		return false
+	}
+	e := wire.Errorf(wire.CodeUnavailable, "this edge takes no more connections")
+	e.RetryAfterMS = retryUnavailable
+	t.refuse(s, e, session.Drained)
+	return true
+}
+
 func (t *tier) refuse(s *session.Session, e *wire.Error, r session.Reason) {
 	t.metrics.refused.WithLabelValues(string(e.Code)).Inc()
 	s.Refuse(e, r)
@@ -51,15 +65,32 @@ func (t *tier) refuse(s *session.Session, e *wire.Error, r session.Reason) {
 
 // login brings a session from its token to auth_ok.
 func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool {
-	claims, device, werr := t.judge(a)
-	if werr != nil {
-		t.refuse(s, werr, session.AuthFailed)
+	if !t.informed(ctx) {
+		t.refuse(s, noLogic(), session.Unavailable)
 		return false
 	}
-	id := session.Identity{User: claims.User, Device: device, Conn: t.ids.next(), Platform: a.Platform, Since: nowMS()}
-	m, others := t.roster.Connect(s, id)
+	if t.leaving(s) {
+		return false
+	}
+	claims, device, werr := t.judge(a)
+	if werr != nil {
+		t.refuse(s, werr, refusal(werr))
+		return false
+	}
+	id := session.Identity{
+		User: claims.User, Device: device, Conn: t.ids.next(), Platform: a.Platform, Since: nowMS(), Issued: claims.AuthTime.UnixMilli(),
+	}
+	m, others := t.roster.Connect(s, id, func(o *roster.Member) bool { return t.rivals(id.Device, o.Device, id.Platform, o.Platform) })
 	if !s.Identify(id, claims.Expires.UnixMilli()) {
 		t.roster.Remove(m) // it ended; nothing else knows of it
+		return false
+	}
+	// From here on decisions and a drain find it; those that came meanwhile have not.
+	if t.leaving(s) {
+		return false
+	}
+	if reason, ended := t.control.Ended(subjectOf(m), time.Now()); ended {
+		s.Kick(reason, session.Banned)
 		return false
 	}
 	for _, o := range others {
@@ -68,8 +99,15 @@ func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool 
 		}
 		t.replaced(o)
 	}
-	if !t.announcer.Put(ctx, m) {
+	beside, ok := t.announcer.Put(ctx, m)
+	if !ok {
 		t.replaced(m)
+		return false
+	}
+	if most := t.limits.Get().ConnectionsPerUser; most > 0 && len(beside) >= most {
+		e := wire.Errorf(wire.CodeRateLimited, "the user has as many connections as it may")
+		e.RetryAfterMS = retryTooMany
+		t.refuse(s, e, session.TooMany)
 		return false
 	}
 	if s.State() == session.Closing {
@@ -79,15 +117,25 @@ func (t *tier) login(ctx context.Context, s *session.Session, a wire.Auth) bool 
 	reply, err := t.askLogic(ctx, m)
 	if err != nil {
 		t.log.Debug("log-in without logic", zap.Error(err))
-		e := wire.Errorf(wire.CodeUnavailable, "no logic answered")
-		e.RetryAfterMS = retryUnavailable
-		t.refuse(s, e, session.Unavailable)
+		t.refuse(s, noLogic(), session.Unavailable)
 		return false
 	}
 	return t.admit(ctx, m, reply, losses)
 }
 
-// replaced ends a session in favour of a newer connection of its device.
+// rivals says whether connections of two devices of a user cannot stand beside
+// each other.
+func (t *tier) rivals(device, other wire.DeviceID, platform, otherPlatform string) bool {
+	switch t.limits.Get().Devices {
+	case limits.DevicesOne:
+		return true
+	case limits.DevicesPlatform:
+		return device == other || platform == otherPlatform
+	}
+	return device == other
+}
+
+// replaced ends a session in favour of a newer one that it cannot stand beside.
 func (t *tier) replaced(m *roster.Member) {
 	t.metrics.replaced.Inc()
 	m.Session.Kick(kickReplaced, session.Replaced)
@@ -198,7 +246,7 @@ func (t *tier) judge(a wire.Auth) (token.Claims, wire.DeviceID, *wire.Error) {
 	if device == "" {
 		return claims, "", wire.Errorf(wire.CodeBadRequest, "neither token nor auth names a device")
 	}
-	return claims, device, nil
+	return claims, device, t.control.Deny(claims.User, device, claims.AuthTime, time.Now())
 }
 
 // Renew implements session.Hub.
@@ -240,6 +288,7 @@ func (t *tier) Closed(s *session.Session) {
 	if !ok {
 		return
 	}
+	t.watch.Forget(m)
 	t.announcer.GroupsLeft(left)
 	t.announcer.Drop(m, nowMS())
 }

@@ -10,6 +10,7 @@ type metrics struct {
 	maxLogins prometheus.Gauge
 	refused   *prometheus.CounterVec
 	replaced  prometheus.Counter
+	control   prometheus.Gauge
 	seconds   prometheus.Histogram
 }
 
@@ -27,6 +28,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"code"}),
 		replaced: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_edge_replaced_total", Help: "Sessions replaced by a newer one of their device.",
+		}),
+		control: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_edge_control_version", Help: "Version of the newest decision that this edge knows.",
 		}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "starling_edge_login_seconds", Help: "From auth to auth_ok.",

@@ -12,6 +12,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/starling-im/starling/common/control"
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/wire"
@@ -22,6 +24,7 @@ import (
 	"github.com/starling-im/starling/edge/internal/roster"
 	"github.com/starling-im/starling/edge/internal/session"
 	"github.com/starling-im/starling/edge/internal/uplink"
+	"github.com/starling-im/starling/edge/internal/watch"
 )
 
 // tier is all parts of one edge.
@@ -39,8 +42,15 @@ type tier struct {
 	uplink    *uplink.Client
 	push      *push.Server
 	peers     *peer.Caller
-	listen    *listen.Server
+	watch     *watch.Watcher
+	listens   []*listen.Server // WebSocket, then TCP
 	grpc      *grpc.Server
+
+	limits       *limits.Live
+	began        int64 // ms, when it started
+	control      control.State
+	isInformed   chan struct{} // closed when control holds what counts
+	tellInformed sync.Once
 
 	history  atomic.Pointer[string] // history_epoch, one string for all sessions
 	draining atomic.Bool
@@ -58,9 +68,10 @@ func (t *tier) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("edge: %w", obs.ListenError(Prefix+"grpc-addr", t.cfg.GRPCAddr, err))
 	}
-	if err := t.listen.Listen(ctx); err != nil {
-		return errors.Join(fmt.Errorf("edge: %w", obs.ListenError(Prefix+"listen-addr", t.cfg.ListenAddr, err)), ln.Close())
+	if err := t.bind(ctx); err != nil {
+		return errors.Join(err, ln.Close())
 	}
+	t.began = nowMS()
 	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	t.metrics.maxLogins.Set(float64(t.cfg.MaxLogins))
 	t.lease.RPCAddr, t.lease.URL = t.cfg.AdvertiseRPC, t.cfg.AdvertiseURL
@@ -68,7 +79,7 @@ func (t *tier) start(ctx context.Context) error {
 		t.lease.RPCAddr = ln.Addr().String()
 	}
 	if t.lease.URL == "" {
-		t.lease.URL = "ws://" + t.listen.Addr().String() + "/ws"
+		t.lease.URL = "ws://" + t.addrs().WS + "/ws"
 	}
 	t.running.Go(func() {
 		if err := t.grpc.Serve(ln); err != nil {
@@ -77,22 +88,69 @@ func (t *tier) start(ctx context.Context) error {
 	})
 	t.running.Go(func() { t.push.LagRun(t.ctx) })
 	t.running.Go(func() { t.peers.Run(t.ctx) })
+	t.running.Go(func() { t.watch.Run(t.ctx) })
 	t.uplink.Start(ctx)
 	t.announcer.Start(ctx, t.lease)
 	if t.cfg.OnListen != nil {
-		t.cfg.OnListen(Addrs{WS: t.listen.Addr().String(), GRPC: ln.Addr().String(), Admin: t.admin.Addr(), URL: t.lease.URL})
+		a := t.addrs()
+		a.GRPC, a.Admin, a.URL = ln.Addr().String(), t.admin.Addr(), t.lease.URL
+		t.cfg.OnListen(a)
 	}
-	if err := t.listen.Serve(ctx); err != nil {
-		return fmt.Errorf("edge: %w", err)
+	for _, l := range t.listens {
+		if err := l.Serve(ctx); err != nil {
+			return fmt.Errorf("edge: %w", err)
+		}
 	}
 	t.log.Info("edge listens", zap.String("server_id", string(t.lease.Server)), zap.String("url", t.lease.URL), zap.String("rpc_addr", t.lease.RPCAddr))
 	return nil
 }
 
-// run has nothing to do: the parts run by themselves until stop.
-func (t *tier) run(ctx context.Context) error {
-	<-ctx.Done()
+// bind takes the addresses; nothing is accepted yet.
+func (t *tier) bind(ctx context.Context) error {
+	keys := []struct{ key, addr string }{{"listen-addr", t.cfg.ListenAddr}, {"tcp-addr", t.cfg.TCPAddr}}
+	for i, l := range t.listens {
+		if err := l.Listen(ctx); err != nil {
+			for _, bound := range t.listens[:i] {
+				err = errors.Join(err, bound.Unlisten())
+			}
+			return fmt.Errorf("edge: %w", obs.ListenError(Prefix+keys[i].key, keys[i].addr, err))
+		}
+	}
 	return nil
+}
+
+// addrs is where clients are served, once they are bound.
+func (t *tier) addrs() Addrs {
+	a := Addrs{WS: t.listens[0].Addr().String()}
+	if len(t.listens) > 1 {
+		a.TCP = t.listens[1].Addr().String()
+	}
+	return a
+}
+
+// live counts the connections.
+func (t *tier) live() (n int64) {
+	for _, l := range t.listens {
+		n += l.Live()
+	}
+	return n
+}
+
+// forgetEvery is how often decisions that are over are forgotten.
+const forgetEvery = time.Hour
+
+// run has little to do: the parts run by themselves until stop.
+func (t *tier) run(ctx context.Context) error {
+	tick := time.NewTicker(forgetEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			t.control.Forget(time.Now())
+		}
+	}
 }
 
 // ready says why this edge should get no clients.
@@ -118,7 +176,9 @@ const (
 func (t *tier) drain(ctx context.Context) error {
 	t.draining.Store(true)
 	t.announcer.SetDraining(ctx)
-	t.listen.StopAccepting()
+	for _, l := range t.listens {
+		l.StopAccepting()
+	}
 	elsewhere := t.announcer.Elsewhere(ctx)
 	window := t.cfg.DrainTime
 	if len(elsewhere()) == 0 {
@@ -135,7 +195,7 @@ func (t *tier) drain(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("encode reconnect: %w", err)
 		}
-		m.Session.Tell(wire.OpReconnect, body)
+		m.Session.Answer(wire.Frame{Op: wire.OpReconnect, Body: body})
 	}
 	t.waitEmpty(ctx, window)
 	for _, m := range t.roster.All(nil) {
@@ -169,7 +229,13 @@ func (t *tier) stop(ctx context.Context) error {
 	}
 	flush, cancel := context.WithTimeout(ctx, flushDeadline)
 	defer cancel()
-	err := t.listen.Close(flush, session.Shutdown)
+	errs := make([]error, len(t.listens))
+	var closing sync.WaitGroup
+	for i, l := range t.listens {
+		closing.Go(func() { errs[i] = l.Close(flush, session.Shutdown) })
+	}
+	closing.Wait()
+	err := errors.Join(errs...)
 	t.cancel()
 	t.grpc.Stop()
 	t.push.Wait()

@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
@@ -153,7 +154,10 @@ func (h *house) purge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.store.Purge(ctx, recordTime(states, time.Now()).Add(-h.outcomes).UnixMilli())
+	return errors.Join(
+		h.store.Purge(ctx, recordTime(states, time.Now()).Add(-h.outcomes).UnixMilli()),
+		h.store.PurgeControl(ctx, time.Now().UnixMilli()),
+	)
 }
 
 // recordTime is the time that every partition has reached. One without any

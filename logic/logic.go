@@ -24,14 +24,18 @@ import (
 
 	"github.com/starling-im/starling/client/web"
 	"github.com/starling-im/starling/common/app"
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/store/shards"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/logic/internal/api"
+	"github.com/starling-im/starling/logic/internal/block"
+	"github.com/starling-im/starling/logic/internal/controller"
 	"github.com/starling-im/starling/logic/internal/group"
 	"github.com/starling-im/starling/logic/internal/history"
+	"github.com/starling-im/starling/logic/internal/live"
 	"github.com/starling-im/starling/logic/internal/message"
 	"github.com/starling-im/starling/logic/internal/presence"
 	"github.com/starling-im/starling/logic/internal/receipt"
@@ -59,6 +63,7 @@ type Deps struct {
 	Producer mq.Producer
 	Tokens   *token.Keyring
 	Verifier *token.Verifier
+	Limits   limits.Config // zero: the defaults
 	Embedded bool
 	After    []string
 
@@ -73,6 +78,10 @@ type tier struct {
 	worker   *worker.Lease
 	messages *message.Service
 	receipts *receipt.Buffer
+	live     *live.Service
+	control  *controller.Service
+	limits   *limits.Live
+	quota    *quota
 	probe    *probe
 	readyz   func() error // what /readyz asks; set before anything runs
 	http     *api.Server
@@ -115,8 +124,11 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	if d.Gatherer == nil {
 		d.Gatherer = prometheus.DefaultGatherer
 	}
+	if d.Limits == (limits.Config{}) {
+		d.Limits = limits.Default()
+	}
 	id := cfg.id()
-	t := &tier{cfg: cfg, d: d, probe: newProbe(d.Store, d.Metrics, d.Log)}
+	t := &tier{cfg: cfg, d: d, limits: limits.NewLive(d.Limits), probe: newProbe(d.Store, d.Metrics, d.Log)}
 	t.readyz = t.ready
 	t.worker = worker.New(string(id)+"/"+rand.Text()[:8], d.Store, d.Log, time.Now)
 	hist, err := t.useCases()
@@ -134,15 +146,31 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 func (t *tier) useCases() (*history.Service, error) {
 	var err error
 	d := &t.d
+	t.control, err = controller.New(controller.Deps{Store: d.Store, Metrics: d.Metrics, Log: d.Log, Changed: t.changed})
+	if err != nil {
+		return nil, fmt.Errorf("logic: %w", err)
+	}
+	t.quota, err = newQuota(t.limits)
+	if err != nil {
+		return nil, fmt.Errorf("logic: %w", err)
+	}
 	t.messages, err = message.New(t.cfg.Limits, message.Deps{
 		Log: d.Log, Produce: d.Producer, Store: d.Store, Index: d.Registry, IDs: t.worker,
-		Metrics: message.NewMetrics(d.Metrics),
+		Limits: t.quota, Metrics: message.NewMetrics(d.Metrics),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("logic: %w", err)
+	}
+	pusher := live.NewPusher(d.Producer, d.Metrics)
+	t.live, err = live.New(live.Deps{
+		Log: d.Log, Push: pusher, Store: d.Store, Index: d.Registry, IDs: t.worker,
+		LargeGroup: t.cfg.Limits.LargeGroup, Limits: t.quota,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("logic: %w", err)
 	}
 	t.receipts, err = receipt.New(receipt.Deps{
-		Log: d.Log, Store: d.Store, Index: d.Registry, Produce: d.Producer,
+		Log: d.Log, Store: d.Store, Index: d.Registry, Push: pusher,
 		LargeGroup: t.cfg.Limits.LargeGroup, Metrics: receipt.NewMetrics(d.Metrics),
 	})
 	if err != nil {
@@ -160,7 +188,7 @@ func (t *tier) faces(hist *history.Service) error {
 	d := &t.d
 	var err error
 	t.rpc, err = rpcserver.New(rpcserver.Deps{
-		Log: d.Log, Messages: t.messages, Sync: hist, Cursors: t.receipts, Store: d.Store,
+		Log: d.Log, Messages: t.messages, Sync: hist, Cursors: t.receipts, Live: t.live, Control: t.control, Store: d.Store,
 		Metrics: rpcserver.NewMetrics(d.Metrics), Workers: t.cfg.Workers,
 	})
 	if err != nil {
@@ -170,12 +198,17 @@ func (t *tier) faces(hist *history.Service) error {
 	if err != nil {
 		return fmt.Errorf("logic: %w", err)
 	}
+	blocks, err := block.New(d.Store, t.messages)
+	if err != nil {
+		return fmt.Errorf("logic: %w", err)
+	}
 	where, err := presence.New(d.Registry)
 	if err != nil {
 		return fmt.Errorf("logic: %w", err)
 	}
 	t.http, err = api.New(t.cfg.HTTPAddr, api.Deps{
-		Log: d.Log, Metrics: api.NewMetrics(d.Metrics), Messages: t.messages, Groups: groups, History: hist, Presence: where,
+		Log: d.Log, Metrics: api.NewMetrics(d.Metrics), Messages: t.messages, Groups: groups, Blocks: blocks, Live: t.live, Control: t.control, Limits: t.limits, Quota: t.quota,
+		History: hist, Presence: where,
 		Tokens: d.Tokens, Verifier: d.Verifier, Embedded: d.Embedded || t.cfg.OpenLogin, Ready: func() error { return t.readyz() }, Page: web.Files(),
 	})
 	if err != nil {
@@ -200,6 +233,13 @@ func (t *tier) ready() error {
 	return errors.Join(errs...)
 }
 
+// changed takes over settings that were changed while this runs.
+func (t *tier) changed(settings map[string]string) {
+	if err := t.limits.Change(settings); err != nil {
+		t.d.Log.Warn("settings that this logic does not know are left out", zap.Error(err))
+	}
+}
+
 // startWork takes a worker number. Where the first shard is away it is taken
 // later, and readiness says so until then.
 func (t *tier) startWork(ctx context.Context) error {
@@ -212,5 +252,5 @@ func (t *tier) startWork(ctx context.Context) error {
 // work runs what goes on behind the calls. It ends after the faces have
 // drained, so what they left is still written.
 func (t *tier) work(ctx context.Context) error {
-	return runAll(ctx, t.worker.Run, t.messages.Run, t.receipts.Run, t.probe.run)
+	return runAll(ctx, t.worker.Run, t.messages.Run, t.receipts.Run, t.probe.run, t.control.Run)
 }

@@ -226,9 +226,9 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatalf("defaults: %v", err)
 	}
-	cfg.HTTPAddr, cfg.GRPCAddr, cfg.ID, cfg.Workers, cfg.Limits.MaxContent, cfg.Limits.LookBudget = "nonsense", "0.0.0.0:1", "a b", 0, 0, 0
+	cfg.HTTPAddr, cfg.GRPCAddr, cfg.ID, cfg.Workers, cfg.Limits.LargeGroup, cfg.Limits.LookBudget = "nonsense", "0.0.0.0:1", "a b", 0, 0, 0
 	err := cfg.Validate()
-	for _, key := range []string{"logic.http-addr", "logic.advertise-rpc", "logic.id", "logic.workers", "logic.max-content", "logic.look-budget"} {
+	for _, key := range []string{"logic.http-addr", "logic.advertise-rpc", "logic.id", "logic.workers", "logic.large-group", "logic.look-budget"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%s is not named in %v", key, err)
 		}

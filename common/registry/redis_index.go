@@ -197,32 +197,28 @@ func (r *Redis) PutRoutes(ctx context.Context, routes map[wire.UserID][]Route) (
 	return stood, nil
 }
 
-// settle returns what stands or stood for the devices of mine under other
-// connections, and which fields are to go: older ones, mine where a newer one
-// lives, and all of dead leases, which no sweeper has to find then. A newer one
-// of a dead lease is no reason to give way.
+// settle returns what stands beside mine (of several of mine each stands beside
+// the rest) or stood for their devices, and which fields are to go: older ones of a device, mine where a newer one lives, and all
+// of dead leases, which no sweeper has to find then. A newer one of a dead lease
+// is no reason to give way.
 func settle(mine, all []Route, live *leaseCache) (stood []Route, gone []string) {
 	for _, o := range all {
+		lives := live.live(o)
 		own := slices.ContainsFunc(mine, func(m Route) bool { return m.Conn == o.Conn })
-		if !own && !live.live(o) {
+		older := slices.ContainsFunc(mine, func(m Route) bool { return replaces(m, o) })
+		newer := own && slices.ContainsFunc(all, func(p Route) bool { return replaces(p, o) && live.live(p) })
+		if older || newer || !own && !lives {
 			gone = append(gone, connField(o.Conn))
 		}
-	}
-	for _, m := range mine {
-		for _, o := range all {
-			switch {
-			case o.Device != m.Device || o.Conn == m.Conn:
-			case o.Conn < m.Conn:
-				stood = append(stood, o)
-				gone = append(gone, connField(o.Conn))
-			case live.live(o):
-				stood = append(stood, o)
-				gone = append(gone, connField(m.Conn))
-			}
+		if older || lives && !newer && (!own || len(mine) > 1) {
+			stood = append(stood, o)
 		}
 	}
 	return stood, gone
 }
+
+// replaces says whether a is a newer connection of b's device.
+func replaces(a, b Route) bool { return a.Device == b.Device && a.Conn > b.Conn }
 
 // DropRoute implements Index.
 func (r *Redis) DropRoute(ctx context.Context, u wire.UserID, rt Route) error {
@@ -252,10 +248,13 @@ func (r *Redis) AddGroupEdge(ctx context.Context, server wire.ServerID, groups [
 	return out, nil
 }
 
-// DropGroupEdge implements Index.
-func (r *Redis) DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error {
-	return r.do(ctx, "drop_group_edge", func(ctx context.Context) error {
-		return r.script(ctx, fieldIfEqual, r.edgesKey(g), string(server), strconv.FormatInt(n, 10))
+// DropGroupEdges implements Index. The script goes along whole: a pipeline
+// cannot find out that the server does not know it.
+func (r *Redis) DropGroupEdges(ctx context.Context, server wire.ServerID, groups []wire.GroupID, counters []int64) error {
+	return r.pipe(ctx, "drop_group_edges", func(p redis.Pipeliner) {
+		for i, g := range groups {
+			p.Eval(ctx, fieldIfEqual, []string{r.edgesKey(g)}, string(server), strconv.FormatInt(counters[i], 10))
+		}
 	})
 }
 

@@ -10,6 +10,7 @@ package registry
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/starling-im/starling/common/wire"
@@ -53,6 +54,20 @@ type Routes struct {
 	Known  bool
 	Users  map[wire.UserID][]Route          // live leases only
 	Groups map[wire.GroupID][]wire.ServerID // edges with a member, live leases only
+}
+
+// Presence is what the routes say of a user. lastSeen is LastSeen's, 0 for
+// never.
+func (r *Routes) Presence(u wire.UserID, lastSeen int64) wire.Presence {
+	p := wire.Presence{User: u, Online: len(r.Users[u]) > 0, Platforms: []string{}, LastSeen: lastSeen}
+	for i := range r.Users[u] {
+		if s := r.Users[u][i].Platform; s != "" {
+			p.Platforms = append(p.Platforms, s)
+		}
+	}
+	slices.Sort(p.Platforms)
+	p.Platforms = slices.Compact(p.Platforms)
+	return p
 }
 
 // Reservation asks for the id of a client_id: the first asker's id wins.
@@ -121,17 +136,20 @@ type Leases interface {
 
 // Index is routes of users and edges of groups.
 type Index interface {
-	// PutRoutes writes routes and returns, per user, what stood before for the
-	// same device under another connection id (older ones are replaced; a newer
-	// one wins and is returned, so the caller gives way).
+	// PutRoutes writes routes and returns, per user, the others that live, by
+	// connection, and what stood before for the same device under an older
+	// connection id, which is replaced (a newer one wins and is returned, so the
+	// caller gives way). Of several routes of a user in one call each is another
+	// to the rest: all of them that stand are returned, too.
 	PutRoutes(ctx context.Context, routes map[wire.UserID][]Route) (map[wire.UserID][]Route, error)
 	// DropRoute deletes a route if it still names this server and epoch.
 	DropRoute(ctx context.Context, u wire.UserID, r Route) error
 	// AddGroupEdge counts a server in for the groups and returns the counters,
 	// which grow, and never come again after their entry was removed.
 	AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error)
-	// DropGroupEdge takes the server out of the group if its counter is still n.
-	DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error
+	// DropGroupEdges takes the server out of each group whose counter is still
+	// that of counters, in one pipeline.
+	DropGroupEdges(ctx context.Context, server wire.ServerID, groups []wire.GroupID, counters []int64) error
 	// Lookup reads the routes of users and the edges of groups, and after them
 	// whether they can be trusted, in one pipeline.
 	Lookup(ctx context.Context, users []wire.UserID, groups []wire.GroupID) (Routes, error)

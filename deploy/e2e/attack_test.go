@@ -42,7 +42,7 @@ func TestAuthTimeout(t *testing.T) {
 func TestShortTimes(t *testing.T) {
 	t.Parallel()
 	const heartbeat = 4 * time.Second // told twice that
-	s := Start(t, binary, fmt.Sprint("STARLING_EDGE_HEARTBEAT=", heartbeat), "STARLING_EDGE_AUTH_TIMEOUT=30s", "STARLING_EDGE_MAX_PER_IP=0")
+	s := Start(t, binary, fmt.Sprint("STARLING_EDGE_HEARTBEAT=", heartbeat), "STARLING_EDGE_AUTH_TIMEOUT=30s")
 	keys, err := token.LoadOrCreate(s.Dir)
 	if err != nil {
 		t.Fatal(err)
@@ -353,7 +353,7 @@ func TestRefusesToStart(t *testing.T) {
 	}
 	quiet := "STARLING_LOG_LEVEL=error"
 	free := func() []string {
-		env, _ := addresses(t, "LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN")
+		env, _ := addresses(t, "LOGIC_HTTP", "EDGE_LISTEN", "EDGE_TCP", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN")
 		return append(env, quiet)
 	}
 	code, out := run(free(), "-data", s.Dir)
@@ -369,8 +369,8 @@ func TestRefusesToStart(t *testing.T) {
 	}
 	code, out = run(free(), "-data", dir)
 	oneLine("a newer data folder", code, out, "99")
-	code, out = run([]string{"STARLING_EDGE_HEARTBEAT=1ms", "STARLING_NO_SUCH=1", "STARLING_LOGIC_MAX_CONTENT=x"}, "-edge.weight=-1", "-edge.listen-addr=nowhere")
-	for _, key := range []string{"edge.heartbeat", "NO_SUCH", "logic.max-content", "edge.weight", "edge.listen-addr"} {
+	code, out = run([]string{"STARLING_EDGE_HEARTBEAT=1ms", "STARLING_NO_SUCH=1", "STARLING_LIMITS_MAX_CONTENT=x"}, "-edge.weight=-1", "-edge.listen-addr=nowhere")
+	for _, key := range []string{"edge.heartbeat", "NO_SUCH", "limits.max-content", "edge.weight", "edge.listen-addr"} {
 		if code != 2 || !strings.Contains(strings.ToLower(out), strings.ToLower(key)) {
 			t.Errorf("settings: exit %d, want 2 and a word on %s:\n%s", code, key, out)
 		}

@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,6 +68,9 @@ func (p *Process) AwaitReady(t testing.TB) {
 		default:
 		}
 		for _, url := range p.Ready {
+			if slices.Contains(p.env, unready) {
+				url = strings.Replace(url, "/readyz", "/healthz", 1)
+			}
 			if err := answers(url); err != nil {
 				return err
 			}
@@ -73,6 +78,10 @@ func (p *Process) AwaitReady(t testing.TB) {
 		return nil
 	})
 }
+
+// unready is a setting of the test's alone: the process cannot become ready, and
+// need only be alive.
+const unready = "UNREADY=yes"
 
 // answers says what a URL answers, if it is not 200.
 func answers(url string) error {
@@ -165,4 +174,64 @@ func (p *Process) rss(t testing.TB) int64 {
 	}
 	pages, _ := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
 	return pages * int64(os.Getpagesize())
+}
+
+// metrics calls f with every sample of the process's tiers: its name with labels,
+// as /metrics writes it, and its value.
+func (p *Process) metrics(t testing.TB, f func(name string, value float64)) {
+	t.Helper()
+	for _, ready := range p.Ready {
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(ready, "/readyz")+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatalf("metrics of %s: %v", p.Name, err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			t.Fatalf("metrics of %s: %v", p.Name, err)
+		}
+		for line := range strings.Lines(string(b)) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if v, err := strconv.ParseFloat(value, 64); err == nil && name != "#" {
+				f(name, v)
+			}
+		}
+	}
+}
+
+// controlVersions returns the versions of the newest decision that the process's
+// edge and logic know; none of a job.
+func (p *Process) controlVersions(t testing.TB) (versions []float64) {
+	t.Helper()
+	p.metrics(t, func(name string, v float64) {
+		if strings.HasPrefix(name, "starling_") && strings.HasSuffix(name, "_control_version") {
+			versions = append(versions, v)
+		}
+	})
+	return versions
+}
+
+// Total adds a counter up over all processes and labels.
+func (s *System) Total(t testing.TB, name string, labels ...string) (total float64) {
+	t.Helper()
+	for _, p := range s.Processes {
+		p.metrics(t, func(sample string, v float64) {
+			base, with, _ := strings.Cut(sample, "{")
+			for _, l := range labels {
+				if !strings.Contains(with, l) {
+					return
+				}
+			}
+			if base == name {
+				total += v
+			}
+		})
+	}
+	return total
 }

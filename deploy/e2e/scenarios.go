@@ -204,7 +204,11 @@ func BadInput(t *testing.T, s *System) {
 		{wire.OpSync, map[string]any{"limit": 9999}, wire.CodeBadRequest},
 		{wire.OpSync, map[string]any{"token": "forged"}, wire.CodeBadRequest},
 		{wire.OpMsg, map[string]any{}, wire.CodeUnsupported},
-		{wire.OpRoomSend, map[string]any{"room": "r"}, wire.CodeUnsupported},
+		{wire.OpRoomMsg, map[string]any{}, wire.CodeUnsupported},
+		{wire.OpRoomSend, map[string]any{"room": "r", "type": "text", "content": ""}, wire.CodeNotMember},
+		{wire.OpJoin, map[string]any{"room": "a:b"}, wire.CodeBadRequest},
+		{wire.OpTyping, map[string]any{"to": "bob", "group": "g"}, wire.CodeBadRequest},
+		{wire.OpPresenceSub, map[string]any{"users": "bob"}, wire.CodeBadRequest},
 		{wire.OpRecall, map[string]any{"conv": "p:x:y", "id": "1"}, wire.CodeNotMember},
 	} {
 		if _, err := a.C.Call(t.Context(), c.op, c.body); !hasCode(err, c.code) {

@@ -63,7 +63,7 @@ func ErrorsStay(t *testing.T, s *System) {
 		c.Fails(tc.seq, tc.code)
 	}
 	var unsupported []wire.Frame
-	for _, op := range []wire.Op{0, 1, 2, 7, -1, 1000, 101, 106, 121, 131, 1 << 30} {
+	for _, op := range []wire.Op{0, 1, 2, 7, -1, 1000, 101, 106, 118, 122, 131, 1 << 30} {
 		unsupported = append(unsupported, wire.Frame{Op: op, Seq: 1000 + int32(len(unsupported)), Body: []byte(`{}`)})
 	}
 	c.Binary(unsupported...)
@@ -73,6 +73,19 @@ func ErrorsStay(t *testing.T, s *System) {
 	c.Binary(wire.Frame{Op: wire.OpSend, Seq: 5, Body: []byte(`not JSON`)}, wire.Frame{Op: wire.OpSend, Seq: 6, Body: []byte(`[]`)})
 	c.Fails(5, wire.CodeBadRequest)
 	c.Fails(6, wire.CodeBadRequest)
+	var deep []wire.Op
+	for op := wire.OpAuth; op.String() != ""; op++ {
+		if wire.ClientOp(op) && op != wire.OpAuth && op != wire.OpPing {
+			deep = append(deep, op)
+		}
+	}
+	for i, op := range deep { // an auth like that ends the connection, and a ping has no body to read
+		seq := int32(2000 + i)
+		c.Binary(wire.Frame{Op: op, Seq: seq, Body: []byte(nested(10_000))})
+		c.Fails(seq, wire.CodeBadRequest)
+		c.Say(fmt.Sprintf(`{"op":%q,"seq":%d,"body":%s}`, op, seq, nested(10_000)))
+		c.Fails(anySeq, wire.CodeBadRequest)
+	}
 	if !c.Text {
 		t.Error("who logged in by text is answered in binary")
 	}

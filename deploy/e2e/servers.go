@@ -176,13 +176,13 @@ func (s *Servers) split(t testing.TB, settings []string) *System {
 	}
 	edges := without(shared, "STARLING_MYSQL_", "STARLING_KAFKA_", "STARLING_LOGIC_", "STARLING_JOB_")
 	for _, n := range []string{"1", "2"} {
-		tier("edge-"+n, edges, "EDGE_ADMIN", "EDGE_LISTEN", "EDGE_GRPC", "EDGE_ADMIN")
+		tier("edge-"+n, edges, "EDGE_ADMIN", "EDGE_LISTEN", "EDGE_TCP", "EDGE_GRPC", "EDGE_ADMIN")
 	}
 	logics := without(shared, "STARLING_EDGE_", "STARLING_JOB_")
 	for _, n := range []string{"1", "2"} {
 		tier("logic-"+n, logics, "LOGIC_ADMIN", "LOGIC_HTTP", "LOGIC_GRPC", "LOGIC_ADMIN")
 	}
-	jobs := without(shared, "STARLING_EDGE_", "STARLING_LOGIC_", "STARLING_AUTH_")
+	jobs := without(shared, "STARLING_EDGE_", "STARLING_LOGIC_", "STARLING_AUTH_", "STARLING_LIMITS_")
 	for _, n := range []string{"1", "2"} {
 		tier("job-"+n, jobs, "JOB_ADMIN", "JOB_ADMIN")
 	}

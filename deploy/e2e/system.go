@@ -22,15 +22,18 @@ import (
 	"time"
 
 	"github.com/starling-im/starling/common/testkit"
+	"github.com/starling-im/starling/common/token"
+	"github.com/starling-im/starling/common/wire"
 )
 
 // System is one installation under test: one process with all tiers, or
 // several. Its data outlive its processes.
 type System struct {
-	Dir       string   // data folder of the embedded default, and logs
-	API       string   // base URL of the HTTP API of the first logic
-	APIs      []string // of every logic
-	WSs       []string // URLs of the WebSockets of every edge
+	Dir       string            // data folder of the embedded default, and logs
+	API       string            // base URL of the HTTP API of the first logic
+	APIs      []string          // of every logic
+	WSs       []string          // URLs of the WebSockets of every edge
+	TCPs      map[string]string // host:port of an edge's WebSocket → of its plain TCP
 	Processes []*Process
 
 	names string // begins every name, where the data are older than the system
@@ -54,7 +57,7 @@ func Start(t testing.TB, binary string, settings ...string) *System {
 // all adds the process of target all.
 func (s *System) all(t testing.TB, binary string, settings []string, args ...string) {
 	t.Helper()
-	env, addr := addresses(t, "LOGIC_HTTP", "EDGE_LISTEN", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN")
+	env, addr := addresses(t, "LOGIC_HTTP", "EDGE_LISTEN", "EDGE_TCP", "LOGIC_GRPC", "EDGE_GRPC", "LOGIC_ADMIN", "EDGE_ADMIN", "JOB_ADMIN")
 	p := s.add("all", binary, append(env, settings...), args...)
 	p.Ready = []string{"http://" + addr["LOGIC_HTTP"] + "/readyz", "http://" + addr["EDGE_ADMIN"] + "/readyz", "http://" + addr["JOB_ADMIN"] + "/readyz"}
 	s.faces(addr)
@@ -68,6 +71,10 @@ func (s *System) faces(addr map[string]string) {
 	}
 	if a := addr["EDGE_LISTEN"]; a != "" {
 		s.WSs = append(s.WSs, "ws://"+a+"/ws")
+		if s.TCPs == nil {
+			s.TCPs = map[string]string{}
+		}
+		s.TCPs[a] = addr["EDGE_TCP"]
 	}
 }
 
@@ -224,6 +231,24 @@ func (s *System) HTTP(t testing.TB, method, path, token string, body, out any, h
 		t.Logf("%s %s: HTTP %d %s", method, path, resp.StatusCode, b)
 	}
 	return resp.StatusCode
+}
+
+// Mint makes a token by the system's own key; role and device may be empty.
+func (s *System) Mint(t testing.TB, user, role, device string) string {
+	t.Helper()
+	keys, err := token.LoadOrCreate(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := token.Claims{User: wire.UserID(user), Device: wire.DeviceID(device)}
+	if role != "" {
+		c.Roles = []string{role}
+	}
+	raw, err := keys.Mint(c, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }
 
 // Token logs a user in by name.

@@ -20,6 +20,7 @@ import (
 	"github.com/starling-im/starling/common/app"
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/embedded"
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/store/sqlstore"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/edge"
@@ -43,6 +44,7 @@ type Program struct {
 	edge    edge.Config
 	logic   logic.Config
 	job     job.Config
+	limits  limits.Config
 }
 
 // RegisterFlags defines the settings of all tiers.
@@ -55,6 +57,7 @@ func (p *Program) RegisterFlags(fs *flag.FlagSet) {
 	p.edge.RegisterFlags(fs, "edge.")
 	p.logic.RegisterFlags(fs, "logic.")
 	p.job.RegisterFlags(fs, "job.")
+	p.limits.RegisterFlags(fs, limits.Prefix)
 }
 
 // ListTargets is what -list-targets prints.
@@ -91,6 +94,9 @@ func (p *Program) Validate() error {
 	}
 	if p.auth.JWKS != "" || !pl.embedded && (pl.runs(TargetEdge) || pl.runs(TargetLogic)) {
 		errs = append(errs, p.auth.Validate())
+	}
+	if pl.runs(TargetEdge) || pl.runs(TargetLogic) {
+		errs = append(errs, p.limits.Validate())
 	}
 	for _, t := range []struct {
 		tier     string
@@ -216,7 +222,7 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 		TargetLogic: func() error {
 			return logic.Register(env.Manager, p.logic, logic.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
-				Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(),
+				Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(), Limits: p.limits,
 				Embedded: pl.embedded && p.auth.JWKS == "", // nobody is given tokens of a configured key
 				After:    backend.Needs(),
 			})
@@ -229,7 +235,7 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 		},
 		TargetEdge: func() error {
 			return edge.Register(env.Manager, p.edge, edge.Deps{
-				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry, Tokens: keys.Verifier(),
+				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry, Tokens: keys.Verifier(), Limits: p.limits,
 				After: []string{process.ModuleRedis, process.ModuleClocks},
 			})
 		},

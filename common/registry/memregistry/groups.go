@@ -24,14 +24,16 @@ func (r *Registry) AddGroupEdge(ctx context.Context, server wire.ServerID, group
 	return out, nil
 }
 
-// DropGroupEdge implements registry.Index.
-func (r *Registry) DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error {
+// DropGroupEdges implements registry.Index.
+func (r *Registry) DropGroupEdges(ctx context.Context, server wire.ServerID, groups []wire.GroupID, counters []int64) error {
 	if err := r.enter(ctx); err != nil {
 		return err
 	}
 	defer r.mu.Unlock()
-	if r.index.edges[g][server] == n {
-		delete(r.index.edges[g], server)
+	for i, g := range groups {
+		if r.index.edges[g][server] == counters[i] {
+			delete(r.index.edges[g], server)
+		}
 	}
 	return nil
 }

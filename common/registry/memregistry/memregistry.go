@@ -276,34 +276,44 @@ func (r *Registry) PutRoutes(ctx context.Context, routes map[wire.UserID][]regis
 	}
 	defer r.mu.Unlock()
 	stood := map[wire.UserID][]registry.Route{}
-	for _, u := range sortedKeys(routes) {
-		for _, rt := range routes[u] {
-			if s := r.putLocked(u, rt); len(s) > 0 {
-				stood[u] = append(stood[u], s...)
-			}
+	for u, mine := range routes {
+		if s := r.putLocked(u, mine); len(s) > 0 {
+			stood[u] = s
 		}
 	}
 	return stood, nil
 }
 
-func (r *Registry) putLocked(u wire.UserID, rt registry.Route) (stood []registry.Route) {
+// putLocked writes the routes of one user. Who gives way to whom is decided
+// among all that are there then, as by the real one.
+func (r *Registry) putLocked(u wire.UserID, mine []registry.Route) (stood []registry.Route) {
 	m := r.index.routes[u]
 	if m == nil {
 		m = map[wire.ConnID]registry.Route{}
 		r.index.routes[u] = m
 	}
-	m[rt.Conn] = rt
+	for _, rt := range mine {
+		m[rt.Conn] = rt
+	}
+	var gone []wire.ConnID
 	for _, c := range sortedKeys(m) {
-		o := m[c]
-		switch {
-		case o.Device != rt.Device || c == rt.Conn:
-		case c < rt.Conn:
-			delete(m, c)
-			stood = append(stood, o)
-		case r.index.valid(o):
-			delete(m, rt.Conn)
+		o, own, older, newer := m[c], false, false, false
+		for _, rt := range mine {
+			own = own || rt.Conn == c
+			older = older || rt.Device == o.Device && rt.Conn > c
+		}
+		for _, p := range m {
+			newer = newer || own && p.Device == o.Device && p.Conn > c && r.index.valid(p)
+		}
+		if older || newer {
+			gone = append(gone, c)
+		}
+		if older || !newer && r.index.valid(o) && (!own || len(mine) > 1) {
 			stood = append(stood, o)
 		}
+	}
+	for _, c := range gone {
+		delete(m, c)
 	}
 	return stood
 }

@@ -33,7 +33,7 @@ type suite struct {
 func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 	t.Helper()
 	for name, f := range map[string]func(suite){
-		"leases": suite.leases, "sentinel": suite.sentinel, "routes": suite.routes, "devices": suite.devices,
+		"leases": suite.leases, "sentinel": suite.sentinel, "routes": suite.routes, "devices": suite.devices, "mates": suite.mates,
 		"emptied": suite.emptied, "slow edge": suite.slowEdge, "emptied midway": suite.emptiedMidway, "every use": suite.everyUse,
 		"lapse": suite.lapse, "new lease at once": suite.newLease, "race": suite.deviceRace, "groups": suite.groups, "seen": suite.seen, "reserve": suite.reserve,
 		"messages": suite.messages, "offline": suite.offline, "members": suite.members, "empty calls": suite.empty, "canceled": suite.canceled,
@@ -132,8 +132,8 @@ func (s suite) routes() {
 	up(t, r, edge("a", 1), edge("b", 5))
 	r1, r2 := route(10, "a", 1, "phone"), route(11, "b", 5, "web")
 	same(t, "nothing stood", put(t, r, "u", r1), []registry.Route(nil))
-	same(t, "another device stood", put(t, e.Other, "u", r2), []registry.Route(nil))
-	same(t, "the same again", put(t, r, "u", r1), []registry.Route(nil))
+	same(t, "another device stands", put(t, e.Other, "u", r2), []registry.Route{r1})
+	same(t, "the same again", put(t, r, "u", r1), []registry.Route{r2})
 	got := must[registry.Routes](t)(e.Other.Lookup(ctx, []wire.UserID{"u", "nobody"}, nil))
 	same(t, "routes", got.Users, map[wire.UserID][]registry.Route{"u": {r1, r2}})
 
@@ -158,10 +158,32 @@ func (s suite) devices() {
 	same(t, "younger stays", routesOf(t, r, "u"), []registry.Route{young})
 	same(t, "other users", put(t, r, "v", old), []registry.Route(nil))
 
+	other := route(15, "a", 1, "other")
+	same(t, "another device beside it", put(t, r, "u", other), []registry.Route{young})
+	same(t, "older and other", put(t, e.Other, "u", route(30, "b", 1, "d")), []registry.Route{other, young})
+
 	dead := route(99, "gone", 1, "d")
 	put(t, r, "w", dead)
 	same(t, "younger of a dead edge", put(t, r, "w", young), []registry.Route(nil))
 	same(t, "live one stays", routesOf(t, r, "w"), []registry.Route{young})
+}
+
+// mates: of several routes of a user in one call each must learn of the rest.
+func (s suite) mates() {
+	t, e := s.t, s.env
+	r := e.Registry
+	up(t, r, edge("a", 1), edge("b", 1))
+	r1, r2, far := route(10, "a", 1, "phone"), route(11, "a", 1, "web"), route(5, "b", 1, "far")
+	same(t, "two at once", put(t, r, "u", r1, r2), []registry.Route{r1, r2})
+	same(t, "a third, elsewhere", put(t, e.Other, "u", far), []registry.Route{r1, r2})
+	same(t, "the two again", put(t, r, "u", r2, r1), []registry.Route{far, r1, r2})
+	same(t, "one of them", put(t, r, "u", r1), []registry.Route{far, r2})
+
+	old, young := route(20, "a", 1, "d"), route(21, "a", 1, "d")
+	same(t, "of one device", put(t, r, "v", young, old), []registry.Route{old, young})
+	same(t, "the younger stays", routesOf(t, r, "v"), []registry.Route{young})
+	same(t, "one that gives way", put(t, e.Other, "v", old, far), []registry.Route{far, young})
+	same(t, "it is gone", routesOf(t, r, "v"), []registry.Route{far, young})
 }
 
 func (s suite) lapse() {
@@ -239,15 +261,13 @@ func (s suite) groups() {
 		return must[registry.Routes](t)(r.Lookup(ctx, nil, []wire.GroupID{"g", "h", "none"})).Groups
 	}
 	same(t, "edges", look(), map[wire.GroupID][]wire.ServerID{"g": {"a", "b"}, "h": {"a"}})
-	check(t, r.DropGroupEdge(ctx, "a", "g", first[0]))
+	check(t, r.DropGroupEdges(ctx, "a", []wire.GroupID{"g"}, []int64{first[0]}))
 	same(t, "counter has moved", look()["g"], []wire.ServerID{"a", "b"})
-	check(t, r.DropGroupEdge(ctx, "a", "g", second[0]))
-	check(t, r.DropGroupEdge(ctx, "a", "h", first[1]))
+	check(t, r.DropGroupEdges(ctx, "a", []wire.GroupID{"g", "h"}, []int64{second[0], first[1]}))
 	same(t, "dropped", look(), map[wire.GroupID][]wire.ServerID{"g": {"b"}})
 	// A removal that comes once more must not take out who came back meanwhile.
 	must[[]int64](t)(r.AddGroupEdge(ctx, "a", []wire.GroupID{"g", "h"}))
-	check(t, r.DropGroupEdge(ctx, "a", "g", second[0]))
-	check(t, r.DropGroupEdge(ctx, "a", "h", first[1]))
+	check(t, r.DropGroupEdges(ctx, "a", []wire.GroupID{"g", "h"}, []int64{second[0], first[1]}))
 	same(t, "came back", look(), map[wire.GroupID][]wire.ServerID{"g": {"a", "b"}, "h": {"a"}})
 }
 

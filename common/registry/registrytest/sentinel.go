@@ -166,7 +166,7 @@ func (s suite) everyUse() {
 		check(t, r.FileOffline(ctx, []registry.OfflineEntry{waits}))
 		check(t, r.SetLastSeen(ctx, "u", 7))
 		for _, old := range counters { // known from before the loss: it must not match
-			check(t, r.DropGroupEdge(ctx, "a", "g", old))
+			check(t, r.DropGroupEdges(ctx, "a", []wire.GroupID{"g"}, []int64{old}))
 		}
 		counters = append(counters, n)
 

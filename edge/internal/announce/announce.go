@@ -18,6 +18,7 @@ import (
 const (
 	batchRoutes  = 512
 	queuedPuts   = 4096
+	queuedJoins  = 1 << 14
 	queuedDrops  = 1 << 16
 	dropWorkers  = 2
 	renewPerTTL  = 3
@@ -31,7 +32,7 @@ type Registry interface {
 	PutRoutes(ctx context.Context, routes map[wire.UserID][]registry.Route) (map[wire.UserID][]registry.Route, error)
 	DropRoute(ctx context.Context, u wire.UserID, r registry.Route) error
 	AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error)
-	DropGroupEdge(ctx context.Context, server wire.ServerID, g wire.GroupID, n int64) error
+	DropGroupEdges(ctx context.Context, server wire.ServerID, groups []wire.GroupID, counters []int64) error
 	SetLastSeen(ctx context.Context, u wire.UserID, ms int64) error
 }
 
@@ -40,6 +41,9 @@ type Config struct {
 	Lease registry.Lease // without epoch and load
 	TTL   time.Duration  // of the lease
 	Round time.Duration  // of the slow announcing
+	// Rivals says whether two connections of a user cannot stand beside each
+	// other; nil: those of one device. They never can.
+	Rivals func(m *roster.Member, r *registry.Route) bool
 }
 
 // Events is what an announcer reports. None of them may block.
@@ -47,8 +51,8 @@ type Events struct {
 	Load         func() int64           // connections now
 	HelloChanged func()                 // epoch or unlisted are others now
 	Missed       func()                 // sessions may have missed anything
-	Newer        func(m *roster.Member) // a newer connection of its device is elsewhere
-	// Older: a connection of m's device stood at another edge when m was written.
+	Newer        func(m *roster.Member) // a newer rival of it is elsewhere
+	// Older: an older rival of m stood at another edge when m was written.
 	Older func(m *roster.Member, r registry.Route)
 }
 
@@ -63,8 +67,10 @@ type Announcer struct {
 
 	wake   chan struct{} // renew now
 	puts   chan putRequest
+	joins  chan joinRequest
 	drops  chan func(context.Context) error
-	groups chan func(context.Context) error // one worker: removals must not overtake
+	groups chan change
+	rooms  chan change // apart: whoever comes and goes in rooms must not crowd out groups
 
 	writing sync.Mutex // held from reading the lease to its being written; before mu
 
@@ -82,12 +88,17 @@ type Announcer struct {
 
 // New prepares an announcer; Start takes the lease.
 func New(cfg Config, reg Registry, r *roster.Roster, ev Events, prom prometheus.Registerer, log *zap.Logger) *Announcer {
+	if cfg.Rivals == nil {
+		cfg.Rivals = func(m *roster.Member, r *registry.Route) bool { return m.Device == r.Device }
+	}
 	a := &Announcer{
 		cfg: cfg, reg: reg, roster: r, events: ev, log: log, metrics: newMetrics(prom),
 		wake: make(chan struct{}, 1), puts: make(chan putRequest, queuedPuts),
-		drops: make(chan func(context.Context) error, queuedDrops), groups: make(chan func(context.Context) error, queuedDrops),
+		joins: make(chan joinRequest, queuedJoins), drops: make(chan func(context.Context) error, queuedDrops),
+		groups: make(chan change, queuedDrops), rooms: make(chan change, queuedDrops),
 	}
-	a.metrics.capacity.Set(2 * queuedDrops)
+	a.metrics.capacity.Set(3 * queuedDrops)
+	a.metrics.joinCapacity.Set(queuedJoins)
 	return a
 }
 
@@ -106,7 +117,9 @@ func (a *Announcer) Start(ctx context.Context, lease registry.Lease) {
 		a.running.Go(func() { a.putting(run) })
 		a.running.Go(func() { a.work(run, a.drops, "drop_route") })
 	}
-	a.running.Go(func() { a.work(run, a.groups, "group_edge") })
+	a.running.Go(func() { a.joining(run) })
+	a.running.Go(func() { a.changing(run, a.groups) })
+	a.running.Go(func() { a.changing(run, a.rooms) })
 }
 
 // Stop gives the lease back, which makes all its routes void, and waits.
@@ -194,7 +207,7 @@ func (a *Announcer) announce(ctx context.Context, ms []*roster.Member) error {
 			switch {
 			case !a.here(m): // it ended meanwhile, and so may its removal have
 				a.dropRoute(m)
-			case newer(m, stood[m.User]):
+			case a.newer(m, stood[m.User]):
 				a.events.Newer(m)
 			default:
 				a.older(m, stood[m.User])
@@ -274,12 +287,7 @@ func routeOf(m *roster.Member, l registry.Lease) registry.Route {
 	}
 }
 
-// newer says whether a newer connection of m's device was there.
-func newer(m *roster.Member, stood []registry.Route) bool {
-	for _, r := range stood {
-		if r.Device == m.Device && r.Conn > m.Conn {
-			return true
-		}
-	}
-	return false
+// newer says whether a newer rival of m was there.
+func (a *Announcer) newer(m *roster.Member, stood []registry.Route) bool {
+	return slices.ContainsFunc(stood, func(r registry.Route) bool { return r.Conn > m.Conn && a.cfg.Rivals(m, &r) })
 }

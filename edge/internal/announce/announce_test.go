@@ -26,8 +26,12 @@ func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 type counting struct {
 	*memregistry.Registry
 	puts atomic.Int64
+	adds atomic.Int64 // calls that name this edge for groups
+	outs atomic.Int64 // calls that take it out of some
 	slow time.Duration
-	late atomic.Int64 // ns that the next renewal takes to arrive
+	hold chan struct{} // closed: rooms are taken out
+	seen time.Duration // that keeping a last_seen takes
+	late atomic.Int64  // ns that the next renewal takes to arrive
 	fail atomic.Bool
 	deaf atomic.Bool // removals fail
 
@@ -44,6 +48,26 @@ func (c *counting) once(f func()) {
 func (c *counting) Renew(ctx context.Context, l registry.Lease, ttl time.Duration) (registry.Standing, error) {
 	time.Sleep(time.Duration(c.late.Swap(0)))
 	return c.Registry.Renew(ctx, l, ttl)
+}
+
+func (c *counting) AddGroupEdge(ctx context.Context, server wire.ServerID, groups []wire.GroupID) ([]int64, error) {
+	c.adds.Add(1)
+	time.Sleep(c.slow)
+	return c.Registry.AddGroupEdge(ctx, server, groups)
+}
+
+func (c *counting) DropGroupEdges(ctx context.Context, server wire.ServerID, groups []wire.GroupID, counters []int64) error {
+	c.outs.Add(1)
+	time.Sleep(c.slow)
+	if c.hold != nil && groups[0].IsRoom() {
+		<-c.hold
+	}
+	return c.Registry.DropGroupEdges(ctx, server, groups, counters)
+}
+
+func (c *counting) SetLastSeen(ctx context.Context, u wire.UserID, ms int64) error {
+	time.Sleep(c.seen)
+	return c.Registry.SetLastSeen(ctx, u, ms)
 }
 
 func (c *counting) DropRoute(ctx context.Context, u wire.UserID, r registry.Route) error {
@@ -124,7 +148,7 @@ func (r *rig) lastSeen(t *testing.T, user wire.UserID) int64 {
 }
 
 func (r *rig) member(user string, conn int) *roster.Member {
-	m, _ := r.roster.Connect(nil, roster.Identity{User: wire.UserID(user), Device: "web", Conn: wire.ConnID(conn)})
+	m, _ := r.roster.Connect(nil, roster.Identity{User: wire.UserID(user), Device: "web", Conn: wire.ConnID(conn)}, nil)
 	r.roster.Open(m, nil, 0)
 	return m
 }
@@ -138,7 +162,7 @@ func TestLogInsAreCollected(t *testing.T) {
 		for i := range n {
 			m := r.member(fmt.Sprintf("u%d", i), i+1)
 			wg.Go(func() {
-				if !r.a.Put(t.Context(), m) {
+				if _, ok := r.a.Put(t.Context(), m); !ok {
 					t.Error("gave way to nobody")
 				}
 			})
@@ -164,7 +188,7 @@ func TestGivesWayToANewerConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		old := r.member("bob", 5)
-		if !r.a.Put(t.Context(), old) {
+		if _, ok := r.a.Put(t.Context(), old); !ok {
 			t.Fatal("the only one gave way")
 		}
 		route := registry.Route{Conn: 8, Server: "e2", Epoch: 9, Device: "web"}
@@ -175,7 +199,7 @@ func TestGivesWayToANewerConnection(t *testing.T) {
 		if r.newer.Load() == 0 {
 			t.Error("the slow round did not find that the device is elsewhere now")
 		}
-		if r.a.Put(t.Context(), r.member("bob", 6)) {
+		if _, ok := r.a.Put(t.Context(), r.member("bob", 6)); ok {
 			t.Error("an older id did not give way at log-in")
 		}
 		if got := r.a.Elsewhere(t.Context())(); len(got) != 1 || got[0] != "ws://e2" {
@@ -188,7 +212,7 @@ func TestUnlistedUntilAnnounced(t *testing.T) {
 	run(t, Config{TTL: 300 * time.Millisecond, Round: time.Hour}, func(t *testing.T, r *rig) {
 		t.Helper()
 		r.reg.fail.Store(true)
-		if !r.a.Put(t.Context(), r.member("bob", 1)) {
+		if _, ok := r.a.Put(t.Context(), r.member("bob", 1)); !ok {
 			t.Fatal("a log-in does not go on without the registry")
 		}
 		if _, _, unlisted := r.a.Hello(); !unlisted || r.hellos.Load() != 1 {
@@ -232,7 +256,7 @@ func TestLapseTakesANewEpoch(t *testing.T) {
 func TestGroupsComeAndGo(t *testing.T) {
 	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
 		t.Helper()
-		m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1})
+		m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1}, nil)
 		r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
 		if r.group(t, "g") != 1 {
 			t.Fatal("not named")
@@ -266,6 +290,53 @@ func TestDropRemovesTheRouteAndKeepsLastSeen(t *testing.T) {
 		}
 		if got := r.lastSeen(t, "bob"); got != 77 {
 			t.Errorf("last seen %d", got)
+		}
+	})
+}
+
+// Who finds a user away must find when it was seen last, too.
+func TestLastSeenIsKeptBeforeTheRouteGoes(t *testing.T) {
+	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		m := r.member("bob", 1)
+		r.a.Put(t.Context(), m)
+		r.reg.seen = time.Second
+		r.a.Drop(m, 77)
+		for range 3 {
+			time.Sleep(400 * time.Millisecond)
+			if len(r.user(t, "bob")) == 0 && r.lastSeen(t, "bob") != 77 {
+				t.Fatal("away, and when it was seen last is not known")
+			}
+		}
+		if len(r.user(t, "bob")) != 0 {
+			t.Error("the route stays")
+		}
+	})
+}
+
+// Log-ins of one user that go out together share the answer.
+func TestLogInsOfOneUserAtOnce(t *testing.T) {
+	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
+		t.Helper()
+		r.reg.slow = time.Second
+		var wg sync.WaitGroup
+		for i := range dropWorkers { // the calls under way
+			m := r.member(fmt.Sprint("u", i), i+1)
+			wg.Go(func() { r.a.Put(t.Context(), m) })
+			synctest.Wait()
+		}
+		const n = 5
+		for i := range n {
+			m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: wire.DeviceID(fmt.Sprint("d", i)), Conn: wire.ConnID(10 + i)}, nil)
+			wg.Go(func() {
+				if beside, ok := r.a.Put(t.Context(), m); !ok || len(beside) != n-1 {
+					t.Errorf("%s is let in: %v, beside %v", m.Device, ok, beside)
+				}
+			})
+		}
+		wg.Wait()
+		if got := r.reg.puts.Load(); got != dropWorkers+1 {
+			t.Errorf("%d calls", got)
 		}
 	})
 }

@@ -8,9 +8,10 @@
 // lagged to all. Beside that everything is announced slowly all the time, so
 // that an index that lost a second heals.
 //
-// Log-ins are collected: what comes while one call is under way goes out with
-// the next. Removals are queued; when the queue is full they are
-// dropped and counted: such a route costs pushes that meet nobody, nothing else,
+// Log-ins and joins of rooms are collected: what comes while one call is under
+// way goes out with the next, and so do removals of groups. Removals are queued,
+// those of rooms apart from those of groups; when a queue is full they are
+// dropped and counted: what stays costs pushes that meet nobody, nothing else,
 // until its key expires.
 //
 // All methods are safe for concurrent use.

@@ -41,7 +41,7 @@ func startPair(t *testing.T, reg registry.Registry, ttl time.Duration) *pair {
 	p := &pair{t: t, reg: reg, missed: make(chan wire.ServerID, 100)}
 	for id, r := range map[wire.ServerID]registry.Registry{"prompt": reg, "late": late{reg, ttl / 2}} {
 		members := roster.New()
-		m, _ := members.Connect(nil, roster.Identity{User: wire.UserID("on-" + id), Device: "web", Conn: 1})
+		m, _ := members.Connect(nil, roster.Identity{User: wire.UserID("on-" + id), Device: "web", Conn: 1}, nil)
 		members.Open(m, nil, 0)
 		a := New(Config{TTL: ttl, Round: time.Hour}, r, members, Events{
 			Older: func(*roster.Member, registry.Route) {},

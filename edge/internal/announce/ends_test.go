@@ -71,7 +71,7 @@ func TestGroupIsLeftBeforeItIsCounted(t *testing.T) {
 func TestRemovalKnowsOfJoins(t *testing.T) {
 	run(t, Config{TTL: time.Hour, Round: time.Hour}, func(t *testing.T, r *rig) {
 		t.Helper()
-		m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1})
+		m, _ := r.roster.Connect(nil, roster.Identity{User: "bob", Device: "web", Conn: 1}, nil)
 		r.a.AddGroups(t.Context(), r.roster.Reserve([]roster.Joined{{Group: "g"}}))
 		r.roster.Open(m, []roster.Joined{{Group: "g"}}, 0)
 		if _, err := r.reg.AddGroupEdge(t.Context(), "e1", []wire.GroupID{"g"}); err != nil {

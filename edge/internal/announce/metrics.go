@@ -14,7 +14,11 @@ type metrics struct {
 	routes    prometheus.Counter
 	depth     prometheus.Gauge
 	capacity  prometheus.Gauge
-	dropped   prometheus.Counter
+	dropped   *prometheus.CounterVec
+
+	joinDepth    prometheus.Gauge
+	joinCapacity prometheus.Gauge
+	joinDropped  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -44,8 +48,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		capacity: f.NewGauge(prometheus.GaugeOpts{
 			Name: "starling_edge_removal_queue_capacity", Help: "Removals that may wait.",
 		}),
-		dropped: f.NewCounter(prometheus.CounterOpts{
-			Name: "starling_edge_removal_queue_dropped_total", Help: "Removals not made because the queue was full; their routes stay until they expire.",
+		dropped: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_edge_removal_queue_dropped_total",
+			Help: "Removals not made because the queue was full, by what they are of (route, group, room); that stays until it expires.",
+		}, []string{"of"}),
+		joinDepth: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_edge_join_queue_depth", Help: "Joins of live rooms that wait for the registry.",
+		}),
+		joinCapacity: f.NewGauge(prometheus.GaugeOpts{
+			Name: "starling_edge_join_queue_capacity", Help: "Joins of live rooms that may wait for the registry.",
+		}),
+		joinDropped: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_edge_join_queue_dropped_total", Help: "Joins of live rooms answered overloaded because too many waited.",
 		}),
 	}
 }

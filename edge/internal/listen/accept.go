@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,10 +28,6 @@ const receiveBuffer = 64 << 10
 // writable only once a third of it has left, so late that it looks dead.
 const sendBuffer = 128 << 10
 
-// wholeNet is how much of an IPv6 address counts as one place: less is for its
-// owner to choose.
-const wholeNet = 64
-
 // acceptor is netpoll's listener: it applies the limits before netpoll spends
 // anything on a connection.
 type acceptor struct {
@@ -40,14 +35,9 @@ type acceptor struct {
 	spare   *os.File // given up for a moment when descriptors run out; of the loop
 	fd      int
 	addr    net.Addr
-	max     int
-	maxIP   int
+	gate    *Gate
 	metrics *metrics
-
-	closed atomic.Bool
-	mu     sync.Mutex // guards live, perIP
-	live   int
-	perIP  map[netip.Addr]int
+	closed  atomic.Bool
 }
 
 // newAcceptor listens on addr.
@@ -82,9 +72,11 @@ func newAcceptor(ctx context.Context, cfg Config, m *metrics) (*acceptor, error)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: keep a descriptor: %w", cfg.Addr, err), f.Close())
 	}
+	if cfg.Gate == nil {
+		cfg.Gate = NewGate(0, nil)
+	}
 	return &acceptor{
-		file: f, spare: spare, fd: fd, addr: ln.Addr(), max: cfg.MaxConns, maxIP: cfg.MaxPerIP,
-		metrics: m, perIP: map[netip.Addr]int{},
+		file: f, spare: spare, fd: fd, addr: ln.Addr(), gate: cfg.Gate, metrics: m,
 	}, nil
 }
 
@@ -103,7 +95,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 		return nil, nil //nolint:nilnil // gone again, or interrupted
 	}
 	ip := addrOf(sa)
-	if reason := a.admit(ip); reason != "" {
+	if reason := a.gate.admit(ip); reason != "" {
 		a.metrics.rejected.WithLabelValues(reason).Inc()
 		_, _ = unix.Write(fd, []byte(busyResponse))
 		_ = unix.Close(fd)
@@ -132,47 +124,6 @@ func (a *acceptor) refuseOne() {
 	// Without it the next one waits in the kernel until there is a descriptor.
 	if f, err := os.Open(os.DevNull); err == nil {
 		a.spare = f
-	}
-}
-
-// placeOf is what the limit by address counts.
-func placeOf(ip netip.Addr) netip.Addr {
-	if ip.Is6() {
-		if p, err := ip.Prefix(wholeNet); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
-}
-
-// admit counts a connection in, or says which limit it meets.
-func (a *acceptor) admit(ip netip.Addr) string {
-	ip = placeOf(ip)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch {
-	case a.max > 0 && a.live >= a.max:
-		return "max_connections"
-	case a.maxIP > 0 && a.perIP[ip] >= a.maxIP:
-		return "max_per_ip"
-	}
-	a.live++
-	if a.maxIP > 0 {
-		a.perIP[ip]++
-	}
-	return ""
-}
-
-// leave counts a connection out.
-func (a *acceptor) leave(ip netip.Addr) {
-	ip = placeOf(ip)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.live--
-	if a.maxIP > 0 {
-		if a.perIP[ip]--; a.perIP[ip] <= 0 {
-			delete(a.perIP, ip)
-		}
 	}
 }
 

@@ -33,7 +33,7 @@ type Conn struct {
 	upgraded atomic.Bool
 
 	readMu  sync.Mutex // held while netpoll's input is touched
-	head    []byte     // the request head so far
+	head    []byte     // the request head so far, or (Plain) a frame
 	parser  ws.Parser
 	discard bool // nothing that comes counts any more
 
@@ -86,6 +86,10 @@ func (c *Conn) input(b []byte) {
 		c.discard = true
 		return
 	}
+	if c.srv.cfg.Plain {
+		c.frames(b)
+		return
+	}
 	if err := c.parser.Feed(b, c.s); err != nil {
 		c.discard = true
 		code := wire.CloseProtocol
@@ -93,6 +97,24 @@ func (c *Conn) input(b []byte) {
 			code = e.Code
 		}
 		c.s.Broken(code)
+	}
+}
+
+// frames hands whole frames on and keeps the rest, which is less than one. A
+// frame that comes in many pieces is copied as a growing slice is, not each time.
+func (c *Conn) frames(b []byte) {
+	kept := len(c.head) > 0
+	if kept {
+		c.head = append(c.head, b...)
+		b = c.head
+	}
+	switch n, ok := c.s.Frames(b); {
+	case !ok:
+		c.discard, c.head = true, nil
+	case n == len(b):
+		c.head = nil
+	case n > 0 || !kept:
+		c.head = append([]byte(nil), b[n:]...)
 	}
 }
 

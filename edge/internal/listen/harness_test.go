@@ -68,6 +68,8 @@ func (h *hub) Renew(*session.Session, wire.Auth) (wire.AuthOK, *wire.Error) {
 	return wire.AuthOK{}, nil
 }
 
+func (h *hub) Ask(wire.ConnID, wire.Frame) (bool, *wire.Error) { return true, nil }
+
 func (h *hub) Pin() session.Peer { return nil }
 
 func (h *hub) Closed(s *session.Session) {

@@ -18,8 +18,8 @@ import (
 
 func TestAcceptLimits(t *testing.T) {
 	for reason, change := range map[string]func(*Config, *session.Limits){
-		"max_connections": func(c *Config, _ *session.Limits) { c.MaxConns = 2 },
-		"max_per_ip":      func(c *Config, _ *session.Limits) { c.MaxPerIP = 2 },
+		"max_connections": func(c *Config, _ *session.Limits) { c.Gate = NewGate(2, nil) },
+		"max_per_ip":      func(c *Config, _ *session.Limits) { c.Gate = NewGate(0, func() int { return 2 }) },
 	} {
 		t.Run(reason, func(t *testing.T) {
 			r := start(t, change)
@@ -39,7 +39,7 @@ func TestAcceptLimits(t *testing.T) {
 }
 
 func TestAddressesOfOneNetworkCountTogether(t *testing.T) {
-	a := &acceptor{maxIP: 1, perIP: map[netip.Addr]int{}}
+	a := NewGate(0, func() int { return 1 })
 	for _, tc := range []struct{ ip, want string }{
 		{"2001:db8::1", ""},
 		{"2001:db8::ffff:2", "max_per_ip"},

@@ -30,9 +30,9 @@ const (
 // Config says where to listen and what to take.
 type Config struct {
 	Addr        string
+	Plain       bool          // the binary framing on TCP, without WebSocket
+	Gate        *Gate         // shared with the edge's other servers; nil: one of its own
 	Origins     []string      // allowed Origin headers; none: any
-	MaxConns    int           // in all; 0: no limit
-	MaxPerIP    int           // per address; 0: no limit
 	HeadBytes   int           // of the request head
 	HeadTimeout time.Duration // from accept to the upgrade
 	CutTime     time.Duration // in which connections that Close has cut end
@@ -79,6 +79,9 @@ func (srv *Server) Listen(ctx context.Context) (err error) {
 	return err
 }
 
+// Unlisten gives the address back, of a server that will not serve.
+func (srv *Server) Unlisten() error { return srv.acceptor.Close() }
+
 // Serve starts to accept and returns.
 func (srv *Server) Serve(ctx context.Context) error {
 	var err error
@@ -121,6 +124,10 @@ func (srv *Server) prepare(nc netpoll.Connection) context.Context {
 		c.ip = netip.Addr(a)
 	}
 	c.s = session.New(srv.env, c)
+	if srv.cfg.Plain {
+		c.s.Plain()
+		c.upgraded.Store(true)
+	}
 	c.dirty.Store(c.since) // the fresh input node is given back, too
 	_ = nc.AddCloseCallback(c.onClose)
 	_ = nc.SetOnRequest(c.onRequest)
@@ -139,7 +146,7 @@ func (srv *Server) remove(c *Conn) {
 	c.shard.mu.Lock()
 	delete(c.shard.conns, c)
 	c.shard.mu.Unlock()
-	srv.acceptor.leave(c.ip)
+	srv.acceptor.gate.leave(c.ip)
 	srv.metrics.live.Dec()
 	if srv.live.Add(-1) == 0 {
 		select {

@@ -80,6 +80,10 @@ func (hub) Authenticate(*session.Session, wire.Auth) {}
 func (hub) Renew(*session.Session, wire.Auth) (wire.AuthOK, *wire.Error) {
 	return wire.AuthOK{}, nil
 }
+
+func (hub) Ask(wire.ConnID, wire.Frame) (bool, *wire.Error) {
+	return true, nil
+}
 func (hub) Pin() session.Peer       { return nil }
 func (hub) Closed(*session.Session) {}
 
@@ -173,7 +177,7 @@ func (r *rig) open(user wire.UserID, groups ...wire.GroupID) (*session.Session, 
 	s.Upgraded(&ws.Upgrade{Token: "x", Device: "web"})
 	r.next++
 	id := session.Identity{User: user, Device: wire.DeviceID(fmt.Sprintf("d%d", r.next)), Conn: r.next}
-	m, _ := r.roster.Connect(s, id)
+	m, _ := r.roster.Connect(s, id, nil)
 	var js []roster.Joined
 	for _, g := range groups {
 		js = append(js, roster.Joined{Group: g})

@@ -144,7 +144,7 @@ func (r *Roster) InGroup(id wire.GroupID, seq int64, into []*Member) []*Member {
 	defer sh.mu.RUnlock()
 	if g := sh.m[id]; g != nil {
 		for m, from := range g.members {
-			if (seq == 0 || seq >= from) && !r.Stale(m) {
+			if (seq == 0 || seq >= from) && (id.IsRoom() || !r.Stale(m)) {
 				into = append(into, m)
 			}
 		}

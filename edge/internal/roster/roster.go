@@ -113,16 +113,20 @@ func (r *Roster) group(g wire.GroupID) *groupShard {
 	return &r.groups[maphash.String(r.seed, string(g))%shards]
 }
 
-// Connect adds a session as connecting and returns the older ones of the same
-// device, which it replaces (they are still in the roster; end them).
-func (r *Roster) Connect(s *session.Session, id Identity) (m *Member, replaced []*Member) {
+// Connect adds a session as connecting and returns those of its user that cannot
+// stand beside it (they are still in the roster; end them, or this one, whichever
+// is older). rivals nil: those of the same device.
+func (r *Roster) Connect(s *session.Session, id Identity, rivals func(o *Member) bool) (m *Member, found []*Member) {
+	if rivals == nil {
+		rivals = func(o *Member) bool { return o.Device == id.Device }
+	}
 	m = &Member{Session: s, Identity: id}
 	m.read.Store(r.losses.Load())
 	us := r.user(id.User)
 	us.mu.Lock()
 	for _, o := range us.m[id.User] {
-		if o.Device == id.Device {
-			replaced = append(replaced, o)
+		if rivals(o) {
+			found = append(found, o)
 		}
 	}
 	us.m[id.User] = append(us.m[id.User], m)
@@ -131,7 +135,7 @@ func (r *Roster) Connect(s *session.Session, id Identity) (m *Member, replaced [
 	cs.mu.Lock()
 	cs.m[id.Conn] = m
 	cs.mu.Unlock()
-	return m, replaced
+	return m, found
 }
 
 // Open enters a connecting session into its groups (reserved before) and
@@ -163,8 +167,15 @@ func (r *Roster) Regroup(m *Member, groups []Joined, losses uint64) (ok bool, le
 	if !us.hasLocked(m) || !m.open {
 		return false, r.Unreserve(groups), nil
 	}
-	had := m.groups
-	m.groups = nil
+	var rooms, had []*group
+	for _, g := range m.groups {
+		if g.id.IsRoom() {
+			rooms = append(rooms, g)
+		} else {
+			had = append(had, g)
+		}
+	}
+	m.groups = rooms
 	for _, g := range had {
 		sh := r.group(g.id)
 		sh.mu.Lock()
@@ -179,7 +190,7 @@ func (r *Roster) Regroup(m *Member, groups []Joined, losses uint64) (ok bool, le
 // the read, and forgets those of had that nobody is in any more.
 func (r *Roster) settleLocked(m *Member, groups []Joined, losses uint64, had []*group) (left []Left, fresh []wire.GroupID) {
 	m.read.Store(losses)
-	m.groups = make([]*group, 0, len(groups))
+	m.groups = slices.Grow(m.groups, len(groups))
 	for _, j := range groups {
 		sh := r.group(j.Group)
 		sh.mu.Lock()
@@ -262,6 +273,14 @@ func (r *Roster) OfUser(u wire.UserID, into []*Member) []*Member {
 		}
 	}
 	return into
+}
+
+// ByUser appends all sessions of a user, connecting ones too.
+func (r *Roster) ByUser(u wire.UserID, into []*Member) []*Member {
+	us := r.user(u)
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	return append(into, us.m[u]...)
 }
 
 // ByConn returns the session of a connection, nil if it is not here.

@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 func connect(r *Roster, user, device string, conn int) *Member {
-	m, _ := r.Connect(nil, Identity{User: wire.UserID(user), Device: wire.DeviceID(device), Conn: wire.ConnID(conn)})
+	m, _ := r.Connect(nil, Identity{User: wire.UserID(user), Device: wire.DeviceID(device), Conn: wire.ConnID(conn)}, nil)
 	return m
 }
 
@@ -68,7 +68,7 @@ func TestConnectNamesTheSameDevice(t *testing.T) {
 	connect(r, "bob", "phone", 1)
 	connect(r, "bob", "web", 2)
 	connect(r, "eve", "web", 3)
-	_, replaced := r.Connect(nil, Identity{User: "bob", Device: "web", Conn: 4})
+	_, replaced := r.Connect(nil, Identity{User: "bob", Device: "web", Conn: 4}, nil)
 	if diff := cmp.Diff([]wire.ConnID{2}, conns(replaced)); diff != "" {
 		t.Error(diff)
 	}

@@ -42,6 +42,9 @@ func TestBurstBeyondTheQueueIsNotLagged(t *testing.T) {
 // explosive is a logic with a bug.
 type explosive struct{ *world }
 
+func (explosive) Ask(wire.ConnID, wire.Frame) (bool, *wire.Error) {
+	panic("a bug")
+}
 func (explosive) Pin() Peer { panic("a bug") }
 
 // A panic while a frame is handled must leave the session's mutex free: the

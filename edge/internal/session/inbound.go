@@ -2,28 +2,14 @@ package session
 
 import (
 	"errors"
+	"time"
 
-	"github.com/starling-im/starling/common/rpc/rpcpb"
+	"golang.org/x/time/rate"
+
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/ws"
 )
-
-// Retry advice in errors of the edge, in ms.
-const (
-	retryOverloaded  = 100
-	retryUnavailable = 500
-)
-
-// maxRequests bounds what waits for an answer besides sends.
-const maxRequests = 64
-
-// request is a frame that waits for logic's answer. Its body is not kept, only
-// what a failure must name.
-type request struct {
-	op       wire.Op
-	seq      int32
-	clientID string
-}
 
 // Received counts bytes off the upgraded socket. False: too many before auth.
 func (s *Session) Received(n int) bool {
@@ -51,7 +37,7 @@ func (s *Session) Upgraded(u *ws.Upgrade) {
 	}
 	s.authenticate(wire.Auth{
 		Token: u.Token, Device: wire.DeviceID(u.Device), Platform: u.Platform, Region: u.Region,
-	}, 0, false)
+	}, 0, asText)
 	s.Flush()
 }
 
@@ -60,18 +46,46 @@ func (s *Session) Message(text bool, p []byte) bool {
 	s.seen.Store(s.env.Now())
 	if text {
 		f, werr := wire.DecodeText(p)
-		return s.frame(f, werr, false)
+		return s.frame(f, werr, asText)
 	}
 	for f, err := range wire.Frames(p) {
 		if err != nil {
 			s.Close(ReasonOf(wire.CloseOf(err)))
 			return false
 		}
-		if !s.frame(f, wire.CheckClient(f.Op), true) {
+		if !s.frame(f, wire.CheckClient(f.Op), asBinary) {
 			return false
 		}
 	}
 	return true
+}
+
+// Plain says that frames come and go without WebSocket: on TCP alone.
+func (s *Session) Plain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.as = asPlain
+}
+
+// Frames takes the whole frames at the start of what came on a TCP connection,
+// and returns how many bytes they are. False ends reading.
+func (s *Session) Frames(b []byte) (n int, ok bool) {
+	for n < len(b) {
+		f, size, err := wire.DecodeBinary(b[n:])
+		switch {
+		case errors.Is(err, wire.ErrIncomplete):
+			return n, true
+		case err != nil:
+			s.Close(ReasonOf(wire.CloseOf(err)))
+			return n, false
+		}
+		s.seen.Store(s.env.Now())
+		if !s.frame(f, wire.CheckClient(f.Op), asPlain) {
+			return n, false
+		}
+		n += size
+	}
+	return n, true
 }
 
 // Ping queues the pong.
@@ -103,11 +117,11 @@ func (s *Session) Broken(code int) { s.Close(ReasonOf(code)) }
 // frame handles one frame by the session's state. The mutex is let go by defer
 // wherever handlers run under it: a panic among them ends this connection, not
 // everybody who comes to wait for the mutex.
-func (s *Session) frame(f wire.Frame, werr *wire.Error, binary bool) bool {
+func (s *Session) frame(f wire.Frame, werr *wire.Error, as framing) bool {
 	s.env.Metrics.countIn(f.Op)
 	switch state := s.State(); {
 	case state == Upgraded: // only the reader leaves this state, or Close
-		s.first(f, werr, binary)
+		s.first(f, werr, as)
 		return true
 	case state == Open && werr == nil && f.Op == wire.OpAuth:
 		return s.renew(f)
@@ -126,6 +140,7 @@ func (s *Session) frame(f wire.Frame, werr *wire.Error, binary bool) bool {
 
 func (s *Session) openLocked(f wire.Frame, werr *wire.Error) {
 	switch {
+	case s.floodedLocked(f, werr):
 	case werr != nil:
 		s.errorLocked(f.Seq, werr)
 	case f.Op == wire.OpAuth: // sent while auth_ok was on its way
@@ -136,7 +151,7 @@ func (s *Session) openLocked(f wire.Frame, werr *wire.Error) {
 }
 
 // first judges the frame that must be auth.
-func (s *Session) first(f wire.Frame, werr *wire.Error, binary bool) {
+func (s *Session) first(f wire.Frame, werr *wire.Error, as framing) {
 	var a wire.Auth
 	switch {
 	case werr != nil || f.Op != wire.OpAuth:
@@ -146,21 +161,21 @@ func (s *Session) first(f wire.Frame, werr *wire.Error, binary bool) {
 	}
 	if werr != nil {
 		s.mu.Lock()
-		s.binary, s.authSeq = binary, f.Seq
+		s.as, s.authSeq = as, f.Seq
 		s.mu.Unlock()
 		s.Refuse(werr, AuthFailed)
 		return
 	}
-	s.authenticate(a, f.Seq, binary)
+	s.authenticate(a, f.Seq, as)
 }
 
-func (s *Session) authenticate(a wire.Auth, seq int32, binary bool) {
+func (s *Session) authenticate(a wire.Auth, seq int32, as framing) {
 	s.mu.Lock()
 	if s.state != Upgraded {
 		s.mu.Unlock()
 		return
 	}
-	s.state, s.binary, s.authSeq = Authenticating, binary, seq
+	s.state, s.as, s.authSeq = Authenticating, as, seq
 	s.mu.Unlock()
 	if werr := a.Validate(); werr != nil {
 		s.Refuse(werr, AuthFailed)
@@ -191,8 +206,57 @@ func (s *Session) handleOpenLocked(f wire.Frame) {
 		s.answerLocked(wire.Frame{Op: wire.OpPong, Seq: f.Seq, Body: body})
 	case wire.OpSend, wire.OpAck, wire.OpRead, wire.OpSync, wire.OpRecall, wire.OpEdit:
 		s.forwardLocked(f)
+	case wire.OpTyping:
+		if s.passTypingLocked(f.Body) {
+			s.forwardLocked(f)
+		}
+	case wire.OpJoin, wire.OpLeave, wire.OpPresenceSub, wire.OpPresenceUnsub, wire.OpRoomSend:
+		s.askLocked(f)
 	default:
 		s.errorLocked(f.Seq, wire.Errorf(wire.CodeUnsupported, f.Op.String()+" is not offered yet"))
+	}
+}
+
+// floodedLocked counts a frame of any kind, good or not, but a ping, and answers
+// it where there are too many.
+func (s *Session) floodedLocked(f wire.Frame, werr *wire.Error) bool {
+	if f.Op == wire.OpPing && werr == nil {
+		return false
+	}
+	wait := s.floodLocked()
+	if wait <= 0 {
+		return false
+	}
+	e := wire.Errorf(wire.CodeRateLimited, "too many frames on this connection")
+	e.RetryAfterMS, e.ClientID = wait.Milliseconds()+1, clientID(f.Op, f.Body)
+	s.errorLocked(f.Seq, e)
+	return true
+}
+
+// floodLocked says how long to wait where there are too many frames.
+func (s *Session) floodLocked() (wait time.Duration) {
+	if s.env.Rates == nil {
+		return 0
+	}
+	l := s.env.Rates.Get()
+	if l.FramesPerSecond <= 0 {
+		return 0
+	}
+	if s.bucket == nil {
+		s.bucket = rate.NewLimiter(rate.Limit(l.FramesPerSecond), l.FrameBurst)
+	}
+	return limits.Take(s.bucket, time.UnixMilli(s.env.Now()), l.FramesPerSecond, l.FrameBurst)
+}
+
+// askLocked has the edge answer a frame itself, or let a room_send pass.
+func (s *Session) askLocked(f wire.Frame) {
+	switch done, werr := s.env.Hub.Ask(s.id.Conn, f); {
+	case werr != nil:
+		s.errorLocked(f.Seq, werr)
+	case done && f.Op == wire.OpRoomSend:
+		s.forwardLocked(f)
+	case done:
+		s.answerLocked(wire.Frame{Op: wire.OpOK, Seq: f.Seq})
 	}
 }
 
@@ -200,6 +264,10 @@ func (s *Session) handleOpenLocked(f wire.Frame) {
 // renews, so frames keep their order. False: the session has ended.
 func (s *Session) renew(f wire.Frame) bool {
 	var a wire.Auth
+	flooded := false
+	if goesOn := s.answer(func() { flooded = s.floodedLocked(f, nil) }); flooded || !goesOn {
+		return goesOn
+	}
 	if werr := wire.Decode(f.Body, &a); werr != nil {
 		return s.answer(func() { s.errorLocked(f.Seq, werr) })
 	}
@@ -219,167 +287,6 @@ func (s *Session) answer(f func()) bool {
 	defer s.mu.Unlock()
 	f()
 	return s.state != Closing
-}
-
-// answered says whether logic answers the operation.
-func answered(op wire.Op) bool { return op != wire.OpAck && op != wire.OpRead }
-
-// forwardLocked passes a frame to the logic of this connection.
-func (s *Session) forwardLocked(f wire.Frame) {
-	if answered(f.Op) && s.tooManyLocked(f.Op) {
-		s.overloadedLocked(f, "too many requests in flight")
-		return
-	}
-	up := &rpcpb.Up{
-		Conn: uint64(s.id.Conn), User: string(s.id.User), Device: string(s.id.Device),
-		Op: int32(f.Op), Seq: f.Seq, Body: f.Body,
-	}
-	err := s.sendLocked(up)
-	if errors.Is(err, ErrPeerBroken) {
-		s.failLocked()
-		err = s.sendLocked(up)
-	}
-	switch {
-	case err == nil:
-		if answered(f.Op) {
-			s.inflight = append(s.inflight, requestOf(f))
-		}
-	case !answered(f.Op): // ack and read are cumulative: the next one makes up for it
-	case errors.Is(err, ErrPeerFull):
-		s.overloadedLocked(f, "the way to logic is full")
-	default:
-		s.unavailableLocked(requestOf(f))
-	}
-}
-
-func (s *Session) sendLocked(up *rpcpb.Up) error {
-	if s.peer == nil {
-		if s.peer = s.env.Hub.Pin(); s.peer == nil {
-			return errNoPeer
-		}
-	}
-	err := s.peer.Send(up)
-	if errors.Is(err, ErrPeerBroken) {
-		s.peer = nil
-	}
-	return err
-}
-
-// tooManyLocked counts what is in flight, sends apart from all else.
-func (s *Session) tooManyLocked(op wire.Op) bool {
-	sends := 0
-	for i := range s.inflight {
-		if s.inflight[i].op == wire.OpSend {
-			sends++
-		}
-	}
-	if op == wire.OpSend {
-		return sends >= wire.MaxInFlight
-	}
-	return len(s.inflight)-sends >= maxRequests
-}
-
-// Down queues an answer of logic (or what logic says by itself) without
-// writing: the caller flushes when its batch is done. False: no such session
-// any more.
-func (s *Session) Down(d *rpcpb.Down) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state != Open || s.queued > s.env.Limits.QueueBytes && !s.tryLocked() {
-		return false
-	}
-	if i := s.requestLocked(d); i >= 0 {
-		s.dropRequestLocked(i)
-	}
-	s.answerLocked(wire.Frame{Op: wire.Op(d.GetOp()), Seq: d.GetSeq(), Body: d.GetBody()})
-	return true
-}
-
-// requestLocked finds what an answer of logic answers, -1 for none: sends whose
-// envelopes carry the same seq, or none, by their client_id.
-func (s *Session) requestLocked(d *rpcpb.Down) int {
-	op, found := wire.Op(d.GetAnswers()), -1
-	if op == 0 {
-		return found
-	}
-	var id string
-	for i := range s.inflight {
-		r := &s.inflight[i]
-		switch {
-		case r.op != op || r.seq != d.GetSeq():
-		case found < 0:
-			found = i
-		default:
-			if id == "" {
-				if id = clientID(op, d.GetBody()); id == s.inflight[found].clientID {
-					return found
-				}
-			}
-			if r.clientID == id {
-				return i
-			}
-		}
-	}
-	return found
-}
-
-func (s *Session) dropRequestLocked(i int) {
-	last := len(s.inflight) - 1
-	copy(s.inflight[i:], s.inflight[i+1:])
-	s.inflight[last] = request{}
-	s.inflight = s.inflight[:last]
-	if last == 0 && cap(s.inflight) > 8 {
-		s.inflight = nil
-	}
-}
-
-// PeerBroken answers all that was in flight on p; the next frame finds another
-// logic.
-func (s *Session) PeerBroken(p Peer) {
-	s.mu.Lock()
-	if s.peer == p {
-		s.peer = nil
-		s.failLocked()
-	}
-	s.unlockAndFlush()
-}
-
-func (s *Session) failLocked() {
-	for _, r := range s.inflight {
-		s.unavailableLocked(r)
-	}
-	s.inflight = nil
-}
-
-func (s *Session) unavailableLocked(r request) {
-	e := wire.Errorf(wire.CodeUnavailable, "no answer from logic; send it again with the same client_id")
-	e.RetryAfterMS, e.ClientID = retryUnavailable, r.clientID
-	s.errorLocked(r.seq, e)
-}
-
-func (s *Session) overloadedLocked(f wire.Frame, text string) {
-	e := wire.Errorf(wire.CodeOverloaded, text)
-	e.RetryAfterMS, e.ClientID = retryOverloaded, clientID(f.Op, f.Body)
-	s.errorLocked(f.Seq, e)
-}
-
-func requestOf(f wire.Frame) request {
-	return request{op: f.Op, seq: f.Seq, clientID: clientID(f.Op, f.Body)}
-}
-
-// clientID digs the client_id out of a send that the edge itself may have to
-// answer.
-func clientID(op wire.Op, body []byte) string {
-	if op != wire.OpSend {
-		return ""
-	}
-	var b struct {
-		ClientID string `json:"client_id"`
-	}
-	if wire.Decode(body, &b) != nil || !wire.ValidClientID(b.ClientID) {
-		return ""
-	}
-	return b.ClientID
 }
 
 // errorLocked queues an error.

@@ -14,6 +14,7 @@ type Metrics struct {
 	received *prometheus.CounterVec
 	sent     *prometheus.CounterVec
 	refused  *prometheus.CounterVec
+	ignored  *prometheus.CounterVec
 	writes   prometheus.Counter
 	bytes    prometheus.Counter
 	stalls   prometheus.Counter
@@ -43,6 +44,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		refused: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "starling_edge_errors_total", Help: "Errors answered by the edge itself, by code.",
 		}, []string{"code"}),
+		ignored: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_edge_frames_dropped_total", Help: "Frames from clients not passed on, without an answer, by reason.",
+		}, []string{"reason"}),
 		writes: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_edge_writes_total", Help: "Write system calls to clients.",
 		}),

@@ -70,7 +70,7 @@ func (s *Session) Push(f *Shared) Result {
 	if s.state != Open {
 		return NotHere
 	}
-	buf := f.bytes(s.binary)
+	buf := f.bytes(s.as)
 	if !s.roomLocked(len(buf)) && !s.tryLocked() {
 		return NotHere
 	}
@@ -137,7 +137,7 @@ func (s *Session) answerLocked(f wire.Frame) {
 		return
 	}
 	s.env.Metrics.countOut(f.Op)
-	s.enqueueAnswerLocked(encode(f, s.binary))
+	s.enqueueAnswerLocked(encode(f, s.as))
 }
 
 func (s *Session) enqueueAnswerLocked(buf []byte) {

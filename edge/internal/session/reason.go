@@ -26,6 +26,7 @@ const (
 	TooSlow                // the queue did not move for the write timeout, or overflowed with answers
 	Unavailable            // log-in found no logic
 	Overloaded             // too many log-ins at once
+	TooMany                // the user has too many connections
 	Drained                // this edge is leaving
 	Shutdown               // this edge stopped
 	numReasons
@@ -59,6 +60,7 @@ var reasonTable = [numReasons]reasonRow{
 	TooSlow:         {"too_slow", wire.CloseTooSlow},
 	Unavailable:     {"unavailable", wire.CloseTryLater},
 	Overloaded:      {"overloaded", wire.CloseTryLater},
+	TooMany:         {"too_many", wire.ClosePolicy},
 	Drained:         {"drained", wire.CloseRestart},
 	Shutdown:        {"shutdown", wire.CloseGoingAway},
 }

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -52,6 +54,12 @@ type Hub interface {
 	Authenticate(s *Session, a wire.Auth)
 	// Renew judges an auth of an open session.
 	Renew(s *Session, a wire.Auth) (wire.AuthOK, *wire.Error)
+	// Ask does what the edge itself answers: join, leave, presence_sub and
+	// presence_unsub; and it judges a room_send before it goes on. It is called
+	// with the session's mutex held, so it may call the session only from another
+	// goroutine. True: done, the answer is ok. False without an error: the answer
+	// comes by Answer.
+	Ask(conn wire.ConnID, f wire.Frame) (done bool, werr *wire.Error)
 	// Pin picks a logic, nil if there is none.
 	Pin() Peer
 	// Closed is called once when a session stops to count, from any goroutine.
@@ -72,6 +80,7 @@ type Limits struct {
 type Env struct {
 	Limits  Limits
 	Hub     Hub
+	Rates   *limits.Live // of frames; nil: no limit
 	Metrics *Metrics
 	Log     *zap.Logger
 	Now     func() int64 // ms
@@ -84,6 +93,7 @@ type Identity struct {
 	Conn     wire.ConnID
 	Platform string
 	Since    int64 // ms
+	Issued   int64 // ms, of the token it began with; 0: it does not say
 }
 
 // answersFactor is by how much answers may exceed the queue's limit before the
@@ -105,7 +115,7 @@ type Session struct {
 	mu       sync.Mutex
 	state    State
 	framed   bool // upgraded: what leaves from here on are frames
-	binary   bool // framing of its auth
+	as       framing
 	reason   Reason
 	writing  bool // somebody is in flush
 	stalled  bool // the socket was full; Writable comes
@@ -122,7 +132,9 @@ type Session struct {
 	queued int // bytes in queue that are not written
 	lag    *lag
 
-	held     []wire.Frame // sent ahead of auth_ok
+	bucket   *rate.Limiter // of frames; nil before the first
+	typing   *typing       // nil before the first
+	held     []wire.Frame  // sent ahead of auth_ok
 	inflight []request
 	peer     Peer
 }
@@ -197,7 +209,7 @@ func (s *Session) Open(ok wire.AuthOK) bool {
 		if s.state != Open {
 			break
 		}
-		s.handleOpenLocked(f)
+		s.openLocked(f, nil)
 	}
 	s.held = nil
 	s.unlockAndFlush()
@@ -231,11 +243,22 @@ func (s *Session) Kick(reason string, r Reason) {
 	s.Close(r)
 }
 
-// Tell queues a frame that the edge itself sends, and writes it.
-func (s *Session) Tell(op wire.Op, body []byte) {
+// Answer queues frames that the edge itself sends, and writes them.
+func (s *Session) Answer(frames ...wire.Frame) {
 	s.mu.Lock()
 	if s.state == Open {
-		s.answerLocked(wire.Frame{Op: op, Body: body})
+		for _, f := range frames {
+			s.answerLocked(f)
+		}
+	}
+	s.unlockAndFlush()
+}
+
+// Error answers a request with an error.
+func (s *Session) Error(seq int32, werr *wire.Error) {
+	s.mu.Lock()
+	if s.state == Open {
+		s.errorLocked(seq, werr)
 	}
 	s.unlockAndFlush()
 }

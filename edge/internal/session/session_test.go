@@ -42,6 +42,8 @@ type world struct {
 	full    bool
 	broken  bool
 	renewal *wire.Error
+	done    bool        // the hub does at once what it is asked
+	refusal *wire.Error // or refuses it
 }
 
 func newWorld(t *testing.T) *world {
@@ -89,6 +91,11 @@ func (w *world) Authenticate(_ *Session, a wire.Auth) { w.say("authenticates %s"
 
 func (w *world) Renew(*Session, wire.Auth) (wire.AuthOK, *wire.Error) {
 	return wire.AuthOK{User: "bob"}, w.renewal
+}
+
+func (w *world) Ask(_ wire.ConnID, f wire.Frame) (bool, *wire.Error) {
+	w.say("asks %v %d %s", f.Op, f.Seq, f.Body)
+	return w.done, w.refusal
 }
 
 func (w *world) Pin() Peer {
@@ -200,6 +207,10 @@ func (w *world) doServer(cmd, rest string, arg []string, num func(int) int, line
 		w.say("opens: %v", w.s.Open(wire.AuthOK{User: "bob", Conn: "7"}))
 	case "refuse":
 		w.s.Refuse(wire.Errorf(wire.Code(rest), "no"), AuthFailed)
+	case "answer": // seq
+		w.s.Answer(wire.Frame{Op: wire.OpOK, Seq: int32(num(0))}, wire.Frame{Op: wire.OpOK, Seq: int32(num(0))})
+	case "error": // seq
+		w.s.Error(int32(num(0)), wire.Errorf(wire.CodeUnavailable, "no"))
 	case "kick":
 		w.s.Kick("replaced", Replaced)
 	case "push": // conv seq size [op]
@@ -250,6 +261,12 @@ func (w *world) set(arg []string) {
 			w.broken = true
 		case "norenewal":
 			w.renewal = wire.Errorf(wire.CodeForbidden, "another user")
+		case "done":
+			w.done = true
+		case "refusal":
+			w.refusal = wire.Errorf(wire.CodeNotMember, "join the room first")
+		case "later":
+			w.done, w.refusal = false, nil
 		case "well":
 			w.noLogic, w.full, w.broken = false, false, false
 		}

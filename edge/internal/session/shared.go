@@ -5,8 +5,8 @@ import (
 	"github.com/starling-im/starling/edge/internal/ws"
 )
 
-// Shared is one push for many sessions: encoded once per framing, as a whole
-// WebSocket frame that all of them write. It is built and passed to Push by one
+// Shared is one push for many sessions: encoded once per framing, as bytes
+// that all of them write. It is built and passed to Push by one
 // goroutine; the bytes never change once made.
 type Shared struct {
 	Op   wire.Op
@@ -14,21 +14,25 @@ type Shared struct {
 	Conv wire.ConvID // with Seq: what lagged names instead
 	Seq  int64
 
-	text, binary []byte
+	made [framings][]byte
 }
 
+// framing is the form in which a session's frames leave: that of its auth.
+type framing uint8
+
+const (
+	asText   framing = iota // JSON envelopes in WebSocket messages
+	asBinary                // goim's framing in WebSocket messages
+	asPlain                 // goim's framing on a TCP connection
+	framings
+)
+
 // bytes returns the frame in the framing of a session.
-func (f *Shared) bytes(binary bool) []byte {
-	if binary {
-		if f.binary == nil {
-			f.binary = encode(wire.Frame{Op: f.Op, Body: f.Body}, true)
-		}
-		return f.binary
+func (f *Shared) bytes(as framing) []byte {
+	if f.made[as] == nil {
+		f.made[as] = encode(wire.Frame{Op: f.Op, Body: f.Body}, as)
 	}
-	if f.text == nil {
-		f.text = encode(wire.Frame{Op: f.Op, Body: f.Body}, false)
-	}
-	return f.text
+	return f.made[as]
 }
 
 // ephemeral says whether the push may be left out of a full queue without a
@@ -44,11 +48,14 @@ func (f *Shared) ephemeral() bool {
 // textOverhead is the longest envelope around a body.
 const textOverhead = 64
 
-// encode makes the WebSocket frame of a server.
-func encode(f wire.Frame, binary bool) []byte {
-	if binary {
+// encode makes the frame of a server.
+func encode(f wire.Frame, as framing) []byte {
+	if as != asText {
 		n := wire.HeaderLen + max(len(f.Body), len("{}"))
-		b := ws.AppendHeader(make([]byte, 0, ws.MaxServerHeader+n), ws.OpBinary, n)
+		b := make([]byte, 0, ws.MaxServerHeader+n)
+		if as == asBinary {
+			b = ws.AppendHeader(b, ws.OpBinary, n)
+		}
 		return wire.AppendBinary(b, f)
 	}
 	// The header's length depends on the envelope's, so that is made first,

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/control"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
@@ -45,6 +46,9 @@ type Sink interface {
 	Answers(frames []*rpcpb.Down)
 	// Broken says that all that is in flight on p gets no answer.
 	Broken(p session.Peer)
+	// Decided takes what has been decided. The first of a stream is all that
+	// counts.
+	Decided(es []control.Entry, first bool)
 }
 
 // Client keeps the streams. Make it with New.
@@ -55,6 +59,7 @@ type Client struct {
 	log     *zap.Logger
 	metrics *metrics
 	turn    atomic.Uint32
+	learned bool // some logic has told what was decided; follow's own
 
 	mu    sync.Mutex
 	links map[string]*link // by address
@@ -77,6 +82,7 @@ func (c *Client) Start(ctx context.Context) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.cancel = cancel
 	c.refresh(run)
+	c.running.Go(func() { c.follow(run) })
 	if len(c.cfg.Addrs) > 0 {
 		return
 	}

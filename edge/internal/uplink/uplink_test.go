@@ -13,7 +13,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/starling-im/starling/common/control"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
@@ -42,6 +45,34 @@ type logic struct {
 	got  []int32
 	fail int // log-ins that fail
 	hold chan struct{}
+
+	decides []control.Entry // nil: a logic of before decisions
+	follows int
+	cut     chan struct{} // closed: the stream of decisions ends
+}
+
+func (l *logic) Control(_ *rpcpb.ControlRequest, s grpc.ServerStreamingServer[rpcpb.ControlBatch]) error {
+	l.mu.Lock()
+	es, cut := l.decides, l.cut
+	l.follows++
+	l.mu.Unlock()
+	if es == nil {
+		return status.Error(codes.Unimplemented, "older") //nolint:wrapcheck // as gRPC has it
+	}
+	if err := s.Send(rpc.ControlBatch(es, false)); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	select {
+	case <-cut:
+	case <-s.Context().Done():
+	}
+	return nil
+}
+
+func (l *logic) followed() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.follows
 }
 
 func startLogic(t *testing.T) *logic {
@@ -105,6 +136,13 @@ type side struct {
 	err     error
 	answers []int32
 	broken  []session.Peer
+	decided []decision
+}
+
+// decision is a call of Decided.
+type decision struct {
+	n     int
+	first bool
 }
 
 func (s *side) Live(context.Context, string) ([]registry.Lease, error) {
@@ -131,6 +169,12 @@ func (s *side) set(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
+}
+
+func (s *side) Decided(es []control.Entry, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.decided = append(s.decided, decision{len(es), first})
 }
 
 func (s *side) counts() (answers, broken int) {
@@ -258,5 +302,31 @@ func TestLoginTriesUntilTheTimeIsOver(t *testing.T) {
 	r, err := c.Login(t.Context(), &rpcpb.LoginRequest{})
 	if err != nil || r.GetHistoryEpoch() != l.addr {
 		t.Fatalf("%v, %v", r, err)
+	}
+}
+
+// A logic of before decisions lets log-ins go on; but what a newer one has told
+// stays.
+func TestOlderLogicTakesNoDecisionBack(t *testing.T) {
+	l, s := startLogic(t), &side{}
+	start(t, s, 100, l.addr)
+	decided := func() []decision {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return append([]decision(nil), s.decided...)
+	}
+	eventually(t, "nothing is decided", func() bool { d := decided(); return len(d) > 0 && d[0] == decision{0, true} })
+	l.mu.Lock()
+	l.decides, l.cut = []control.Entry{{Version: 1, Kind: control.Ban, User: "eve"}}, make(chan struct{})
+	l.mu.Unlock()
+	var n int
+	eventually(t, "a ban is told", func() bool { d := decided(); n = len(d); return d[n-1] == decision{1, true} })
+	l.mu.Lock()
+	l.decides, l.follows = nil, 0
+	close(l.cut)
+	l.mu.Unlock()
+	eventually(t, "the older logic is followed", func() bool { return l.followed() > 2 })
+	if d := decided(); len(d) != n {
+		t.Errorf("then it is told %v", d[n:])
 	}
 }

@@ -10,10 +10,13 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// judgeCommand decides a change of a group.
+// judgeCommand decides a change of a group, or a block.
 func (t *turn) judgeCommand(ctx context.Context, it *item, d *draft) (ruling, error) {
 	c := it.rec.GetCommand()
-	if it.conv.Group == "" {
+	switch k := c.GetKind(); {
+	case k == recordpb.Command_BLOCK, k == recordpb.Command_UNBLOCK:
+		return t.block(it, d, k == recordpb.Command_BLOCK)
+	case it.conv.Group == "":
 		return refuse(wire.CodeBadRequest)
 	}
 	for _, u := range c.GetUsers() {
@@ -57,7 +60,7 @@ func (t *turn) changeOf(k recordpb.Command_Kind) changeFunc {
 		return t.mute
 	case recordpb.Command_DISMISS:
 		return t.dismiss
-	case recordpb.Command_KIND_UNSPECIFIED, recordpb.Command_CREATE, recordpb.Command_JOIN:
+	case recordpb.Command_KIND_UNSPECIFIED, recordpb.Command_CREATE, recordpb.Command_JOIN, recordpb.Command_BLOCK, recordpb.Command_UNBLOCK:
 	}
 	return nil
 }

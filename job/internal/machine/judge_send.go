@@ -17,7 +17,7 @@ func (t *turn) judgeSend(ctx context.Context, it *item, d *draft) (ruling, error
 	if err != nil || code != "" {
 		return ruling{code: code}, err
 	}
-	if it.conv.Group == "" && !d.exists {
+	if it.conv.Group == "" && d.head.MaxSeq == 0 { // a block may have begun it
 		t.openPrivate(it, d)
 	}
 	file, err := t.audience(ctx, it, d)
@@ -36,8 +36,11 @@ func (t *turn) judgeSend(ctx context.Context, it *item, d *draft) (ruling, error
 // maySpeak says why the sender may not add to the conversation, "" if it may.
 func (t *turn) maySpeak(ctx context.Context, it *item, d *draft) (wire.Code, error) {
 	if it.conv.Group == "" {
-		if !it.conv.Has(it.key.From) {
+		switch {
+		case !it.conv.Has(it.key.From):
 			return wire.CodeForbidden, nil
+		case d.head.Blocked(it.key.From):
+			return wire.CodeBlocked, nil
 		}
 		return "", nil
 	}
@@ -49,6 +52,17 @@ func (t *turn) maySpeak(ctx context.Context, it *item, d *draft) (wire.Code, err
 		return wire.CodeMuted, nil
 	}
 	return "", nil
+}
+
+// ownPrivate says why the record is none of one of two people about the other.
+func (it *item) ownPrivate() wire.Code {
+	switch {
+	case it.conv.Group != "" || it.conv.A == it.conv.B:
+		return wire.CodeBadRequest
+	case !it.conv.Has(it.key.From):
+		return wire.CodeForbidden
+	}
+	return ""
 }
 
 // actor returns the acting user's membership of a group that stands, or why

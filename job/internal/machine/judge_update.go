@@ -45,15 +45,19 @@ func (t *turn) judgeUpdate(ctx context.Context, it *item, d *draft) (ruling, err
 }
 
 // mayChange says why the user may not touch anything here. Recalling is
-// allowed to the muted, editing is speaking.
+// allowed to the muted and the blocked, editing is speaking.
 func (t *turn) mayChange(ctx context.Context, it *item, d *draft) (role string, code wire.Code, err error) {
-	if it.rec.GetUpdate().GetStatus() == wire.StatusEdited || it.conv.Group == "" {
+	if it.rec.GetUpdate().GetStatus() == wire.StatusEdited {
 		if code, err = t.maySpeak(ctx, it, d); err != nil || code != "" {
 			return "", code, err
 		}
 	}
-	if it.conv.Group == "" {
+	switch {
+	case it.conv.Group != "":
+	case it.conv.Has(it.key.From):
 		return store.RoleMember, "", nil
+	default:
+		return "", wire.CodeForbidden, nil
 	}
 	m, code, err := t.actor(ctx, it, d)
 	return m.Role, code, err

@@ -227,6 +227,10 @@ func (s *script) body(r *recordpb.Record, args []string, opts map[string]string,
 		command(recordpb.Command_MUTE, &recordpb.Command{Users: rest, Until: until})
 	case "dismiss":
 		command(recordpb.Command_DISMISS, &recordpb.Command{})
+	case "block":
+		command(recordpb.Command_BLOCK, &recordpb.Command{})
+	case "unblock":
+		command(recordpb.Command_UNBLOCK, &recordpb.Command{})
 	case "join":
 		command(recordpb.Command_JOIN, &recordpb.Command{})
 	case "nothing":
@@ -354,6 +358,9 @@ func (s *script) show(f []string) {
 	switch f[0] {
 	case "head":
 		fmt.Fprintf(&s.out, "max %d min %d ts %d last message %d", c.MaxSeq, c.MinSeq, c.LastTS, c.LastMsg)
+		if c.BlockedByA || c.BlockedByB {
+			fmt.Fprintf(&s.out, " blocked by the first %t by the second %t", c.BlockedByA, c.BlockedByB)
+		}
 		if g := c.Group; g != nil {
 			fmt.Fprintf(&s.out, " group %q owner %s members %d muted until %d dismissed %t", g.Name, g.Owner, g.Members, g.MutedUntil, g.Dismissed)
 		}

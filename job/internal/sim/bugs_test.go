@@ -34,6 +34,7 @@ const (
 	bugDeltasForgotten
 	bugRefusalNotKept
 	bugLateCommitFences
+	bugBlockForgotten
 )
 
 // planted is the list of bugs, and what each of them is.
@@ -68,5 +69,6 @@ func planted() map[bug]string {
 		bugDeltasForgotten:   "changes of groups are forgotten during a log-in",
 		bugRefusalNotKept:    "a refusal is not kept for the next sync",
 		bugLateCommitFences:  "a commit of our own that arrives late counts as another owner's",
+		bugBlockForgotten:    "a conversation's head forgets who blocked whom",
 	}
 }

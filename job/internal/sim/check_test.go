@@ -6,6 +6,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/wire"
@@ -15,7 +17,7 @@ import (
 // check looks at the promises of docs/protocol.md, section 3, after all has
 // come to rest.
 func (w *world) check() {
-	for _, f := range []func(){w.checkLedger, w.checkTimelines, w.checkSends, w.checkOrder, w.checkReplay, w.checkLive, w.checkSync} {
+	for _, f := range []func(){w.checkLedger, w.checkTimelines, w.checkSends, w.checkBlocks, w.checkOrder, w.checkReplay, w.checkLive, w.checkSync} {
 		if f(); w.err != nil {
 			return
 		}
@@ -131,9 +133,6 @@ func (w *world) checkSends() {
 }
 
 func (w *world) wasRefused(s *send) bool {
-	if _, group := groupOf(s.conv); !group {
-		return false // nothing to refuse
-	}
 	list, err := w.st.Refusals(context.Background(), s.from, 0, 100_000)
 	if err != nil {
 		return false
@@ -144,6 +143,41 @@ func (w *world) wasRefused(s *send) bool {
 		}
 	}
 	return false
+}
+
+// checkBlocks: in private, what came to its place in the log while the receiver
+// blocked the sender is refused, and nothing else is.
+func (w *world) checkBlocks() {
+	blocked := make(map[wire.ConvID]map[wire.UserID]bool) // by whom
+	judged := make(map[store.OutcomeKey]bool)
+	for _, p := range w.parts {
+		for _, e := range w.log[p] {
+			r, err := record.Decode(e.Value)
+			if err != nil {
+				continue
+			}
+			k := store.OutcomeKey{Conv: wire.ConvID(r.GetConv()), From: wire.UserID(r.GetFrom()), ClientID: r.GetClientId()}
+			conv, err := k.Conv.Parse()
+			if err != nil || conv.Group != "" || judged[k] {
+				continue
+			}
+			judged[k] = true
+			if c := r.GetCommand(); c != nil && conv.A != conv.B {
+				if blocked[k.Conv] == nil {
+					blocked[k.Conv] = make(map[wire.UserID]bool)
+				}
+				blocked[k.Conv][k.From] = c.GetKind() == recordpb.Command_BLOCK
+			}
+			if r.GetSend() == nil {
+				continue
+			}
+			o, err := w.st.Outcome(context.Background(), k)
+			if want := blocked[k.Conv][conv.Peer(k.From)]; err != nil || (o.Code == wire.CodeBlocked) != want {
+				w.fail("%s of %s in %s came to %q (%v); blocked by the receiver at its place: %v", k.ClientID, k.From, k.Conv, o.Code, err, want)
+				return
+			}
+		}
+	}
 }
 
 // checkOrder: the acknowledged sends of one connection keep their order in a

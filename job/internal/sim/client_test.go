@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
@@ -267,9 +266,4 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	}
 	slices.Sort(out)
 	return out
-}
-
-func groupOf(conv wire.ConvID) (wire.GroupID, bool) {
-	g, ok := strings.CutPrefix(string(conv), "g:")
-	return wire.GroupID(g), ok
 }

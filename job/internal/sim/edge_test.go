@@ -208,6 +208,7 @@ func (e *edge) route(s *session) error {
 	}
 	for _, r := range stood[s.dev.user] {
 		switch old := e.sessions[uint64(r.Conn)]; {
+		case r.Device != s.dev.name:
 		case uint64(r.Conn) > s.conn:
 			e.drop(s)
 		case r.Server == e.server && old != nil:

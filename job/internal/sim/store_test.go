@@ -82,6 +82,9 @@ func (s *jobStore) Lookup(ctx context.Context, ks []store.OutcomeKey, ids []wire
 		if s.j.w.bug == bugSeqGap {
 			c.MaxSeq++
 		}
+		if s.j.w.bug == bugBlockForgotten {
+			c.BlockedByA, c.BlockedByB = false, false
+		}
 		if old := s.before[id]; old != nil && s.j.w.bug == bugCacheKept {
 			c.MaxSeq = old.MaxSeq
 		}

@@ -210,8 +210,27 @@ func (w *world) append(p record.PartitionID, b []byte) record.Entry {
 
 func (w *world) newID() int64 { w.nextID++; return w.nextID }
 
+// block has a user block another, or end that, as logic produces it for HTTP.
+func (w *world) block() {
+	from, kind := pick(w, w.users), recordpb.Command_BLOCK
+	if w.chance(50) {
+		kind = recordpb.Command_UNBLOCK
+	}
+	conv := wire.PrivateConv(from, pick(w, w.users))
+	w.nextClient++
+	e := w.produce(&recordpb.Record{
+		Id: w.newID(), Conv: string(conv), From: string(from), ClientId: fmt.Sprintf("b%d", w.nextClient), Hash: uint64(w.nextClient),
+		Body: &recordpb.Record_Command{Command: &recordpb.Command{Kind: kind}},
+	})
+	w.tell("%v@%d %s %v in %s", e.PartitionID, e.Offset, from, kind, conv)
+}
+
 // command changes a group, as logic produces it for HTTP.
 func (w *world) command() {
+	if w.chance(25) {
+		w.block()
+		return
+	}
 	g := pick(w, w.groups)
 	w.nextClient++
 	r := &recordpb.Record{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/internal/backend"
 	"github.com/starling-im/starling/internal/process"
 	"github.com/starling-im/starling/logic"
@@ -13,6 +14,7 @@ import (
 // program is the tier with what it needs.
 type program struct {
 	cfg     logic.Config
+	limits  limits.Config
 	backend backend.Config
 	auth    process.Auth
 }
@@ -20,13 +22,14 @@ type program struct {
 // RegisterFlags defines the settings.
 func (p *program) RegisterFlags(fs *flag.FlagSet) {
 	p.cfg.RegisterFlags(fs, "logic.")
+	p.limits.RegisterFlags(fs, limits.Prefix)
 	p.backend.RegisterFlags(fs)
 	p.auth.RegisterFlags(fs, "auth.")
 }
 
 // Validate names every setting that cannot work.
 func (p *program) Validate() error {
-	return errors.Join(p.cfg.Validate(), p.backend.Validate(), p.auth.Validate())
+	return errors.Join(p.cfg.Validate(), p.limits.Validate(), p.backend.Validate(), p.auth.Validate())
 }
 
 // Build connects and registers the tier.
@@ -41,7 +44,7 @@ func (p *program) Build(ctx context.Context, env *process.Env) error {
 	}
 	err = logic.Register(env.Manager, p.cfg, logic.Deps{
 		Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
-		Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(),
+		Store: b.Store, Producer: b.Producer, Tokens: keys, Verifier: keys.Verifier(), Limits: p.limits,
 		After: backend.Needs(),
 	})
 	if err != nil {

@@ -22,10 +22,13 @@ import (
 	"github.com/cloudwego/hertz/pkg/network/standard"
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/control"
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/obs"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/logic/internal/block"
 	"github.com/starling-im/starling/logic/internal/group"
 	"github.com/starling-im/starling/logic/internal/history"
 	"github.com/starling-im/starling/logic/internal/message"
@@ -49,6 +52,25 @@ type Messages interface {
 	OperationByKey(ctx context.Context, u wire.UserID, conv wire.ConvID, clientID string) (message.Operation, error)
 }
 
+// Live is the use case of broadcasts.
+type Live interface {
+	Broadcast(ctx context.Context, t wire.MsgType, content string) (wire.MsgID, error)
+}
+
+// Control is the use case of decisions (controller.Service).
+type Control interface {
+	Decide(ctx context.Context, es ...control.Entry) error
+	Deny(u wire.UserID, d wire.DeviceID, issued time.Time) *wire.Error
+	Bans(after wire.UserID, limit int) (bans []control.Entry, more bool)
+	Settings() map[string]string
+	Revoked(u wire.UserID, d wire.DeviceID) (at int64, devices int)
+}
+
+// Quota counts what a user does (message.Limits).
+type Quota interface {
+	Take(u wire.UserID) (wait time.Duration)
+}
+
 // Deps is what a Server works with. Tokens nil: this logic mints none. Embedded:
 // anyone may log in under any name.
 type Deps struct {
@@ -56,6 +78,11 @@ type Deps struct {
 	Metrics  *Metrics
 	Messages Messages
 	Groups   *group.Service
+	Blocks   *block.Service
+	Live     Live
+	Control  Control
+	Limits   *limits.Live
+	Quota    Quota
 	History  *history.Service
 	Presence *presence.Service
 	Tokens   *token.Keyring
@@ -86,8 +113,8 @@ type Server struct {
 // New returns a Server that will listen on addr (port 0: a free one).
 func New(addr string, d Deps) (*Server, error) {
 	switch {
-	case d.Messages == nil, d.Groups == nil, d.History == nil, d.Presence == nil:
-		return nil, errors.New("api: messages, groups, history and presence are needed")
+	case d.Messages == nil, d.Groups == nil, d.Blocks == nil, d.Live == nil, d.Control == nil, d.Limits == nil, d.Quota == nil, d.History == nil, d.Presence == nil:
+		return nil, errors.New("api: messages, groups, blocks, live, control, limits, quota, history and presence are needed")
 	case d.Verifier == nil:
 		return nil, errors.New("api: a token verifier is needed")
 	}

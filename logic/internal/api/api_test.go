@@ -9,8 +9,10 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -19,14 +21,18 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/starling-im/starling/common/idgen"
+	"github.com/starling-im/starling/common/limits"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/registry/memregistry"
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/logic/internal/block"
+	"github.com/starling-im/starling/logic/internal/controller"
 	"github.com/starling-im/starling/logic/internal/group"
 	"github.com/starling-im/starling/logic/internal/history"
+	"github.com/starling-im/starling/logic/internal/live"
 	"github.com/starling-im/starling/logic/internal/logictest"
 	"github.com/starling-im/starling/logic/internal/message"
 	"github.com/starling-im/starling/logic/internal/presence"
@@ -47,6 +53,14 @@ type fixture struct {
 	url    string
 	client *http.Client
 	ready  error
+	wait   time.Duration // told to who changes something
+	taken  atomic.Int64  // changes that were counted
+}
+
+// Take implements Quota.
+func (f *fixture) Take(wire.UserID) time.Duration {
+	f.taken.Add(1)
+	return f.wait
 }
 
 func setup(t *testing.T, with ...func(*Deps)) *fixture {
@@ -64,14 +78,20 @@ func setupWaiting(t *testing.T, budget time.Duration, with ...func(*Deps)) *fixt
 	var cfg message.Config
 	cfg.RegisterFlags(flag.NewFlagSet("t", flag.ContinueOnError), "logic.")
 	cfg.LookBudget, cfg.WaitBudget = time.Minute, budget
-	msgs, err1 := message.New(cfg, message.Deps{Produce: f.log, Store: f.store, Index: f.reg, IDs: g})
+	msgs, err1 := message.New(cfg, message.Deps{Produce: f.log, Store: f.store, Index: f.reg, IDs: g, Limits: logictest.Limits(16 << 10)})
 	groups, err2 := group.New(f.store, msgs)
 	hist, err3 := history.New(history.Deps{Store: f.store, Index: f.reg})
 	where, err4 := presence.New(f.reg)
+	blocks, err7 := block.New(f.store, msgs)
+	lv, err8 := live.New(live.Deps{
+		Push: live.NewPusher(f.log, nil), Store: f.store, Index: f.reg, IDs: g, LargeGroup: 500, Limits: logictest.Limits(16 << 10),
+	})
+	ctl, err9 := controller.New(controller.Deps{Store: f.store})
 	var err5, err6 error
 	f.keys, err5 = token.LoadOrCreate(t.TempDir())
 	d := Deps{
-		Messages: msgs, Groups: groups, History: hist, Presence: where, Tokens: f.keys, Verifier: f.keys.Verifier(), Embedded: true,
+		Messages: msgs, Groups: groups, Blocks: blocks, Live: lv, Control: ctl, Limits: limits.NewLive(limits.Default()), Quota: f,
+		History: hist, Presence: where, Tokens: f.keys, Verifier: f.keys.Verifier(), Embedded: true,
 		Ready: func() error { return f.ready },
 		Page:  fstest.MapFS{"index.html": {Data: []byte("<html>")}, "app.js": {Data: []byte("1")}, "web.go": {Data: []byte("x")}},
 	}
@@ -79,7 +99,7 @@ func setupWaiting(t *testing.T, budget time.Duration, with ...func(*Deps)) *fixt
 		w(&d)
 	}
 	f.server, err6 = New("127.0.0.1:0", d)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.server.Start(t.Context()); err != nil {
@@ -89,6 +109,10 @@ func setupWaiting(t *testing.T, budget time.Duration, with ...func(*Deps)) *fixt
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = msgs.Run(ctx) })
+	wg.Go(func() { _ = ctl.Run(ctx) })
+	for ctl.Deny("nobody", "", time.Time{}) != nil { // until it has looked
+		time.Sleep(time.Millisecond)
+	}
 	t.Cleanup(func() {
 		if err := f.server.Stop(context.Background()); err != nil {
 			t.Errorf("stop: %v", err)
@@ -144,6 +168,7 @@ func (f *fixture) call(tok, method, path, body string, headers ...string) answer
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.described(method, path, resp.StatusCode, b)
 	return answer{resp.StatusCode, resp.Header, string(b)}
 }
 
@@ -202,8 +227,13 @@ func TestPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open := map[string]bool{"/v1/login": true, "/v1/tokens/refresh": true, "/healthz": true, "/readyz": true}
-	trusted := map[string]bool{"/v1/tokens": true}
+	open := map[string]bool{"/v1/login": true, "/v1/tokens/refresh": true, "/healthz": true, "/readyz": true, "/openapi.json": true}
+	// Who may: all but where it is said here.
+	only := map[string]string{
+		"POST /v1/tokens": "admin service", "POST /v1/admin/bans": "admin", "DELETE /v1/admin/bans/:user": "admin", "POST /v1/admin/kick": "admin",
+		"POST /v1/admin/broadcast": "admin", "PUT /v1/admin/settings": "admin", "GET /v1/admin/bans": "operator admin", "GET /v1/admin/stats": "operator admin",
+		"GET /v1/admin/nodes": "operator admin", "POST /v1/admin/nodes/:id/drain": "operator admin", "GET /v1/admin/settings": "operator admin",
+	}
 	for _, r := range routes() {
 		t.Run(r.method+" "+r.path, func(t *testing.T) {
 			path := fill(r.path)
@@ -219,7 +249,8 @@ func TestPolicy(t *testing.T) {
 			}
 			for _, role := range []string{token.RoleUser, token.RoleOperator, token.RoleAdmin, token.RoleService} {
 				a := f.call(f.token("alice", role), r.method, path, "{}")
-				may := !trusted[r.path] || role == token.RoleAdmin || role == token.RoleService
+				roles, some := only[r.method+" "+r.path]
+				may := !some || slices.Contains(strings.Fields(roles), role)
 				if forbidden := strings.Contains(a.body, "roles do not allow"); forbidden == may {
 					t.Errorf("role %s: %d %s", role, a.status, a.body)
 				}
@@ -229,6 +260,40 @@ func TestPolicy(t *testing.T) {
 	closed := route{do: (*Server).healthz}
 	if closed.allowed(token.Claims{Roles: []string{token.RoleAdmin}}) {
 		t.Error("a route without roles is open")
+	}
+}
+
+// TestCounted: what changes something for a user counts toward its limit, by
+// whatever route, unless a service does it.
+func TestCounted(t *testing.T) {
+	f := setup(t)
+	elsewhere := []string{
+		"/v1/messages",                                  // by its use case, with those of sockets
+		"/v1/presence",                                  // changes nothing
+		"/v1/login", "/v1/tokens", "/v1/tokens/refresh", // for nobody yet
+	}
+	for i, r := range routes() {
+		if r.method == http.MethodGet || slices.Contains(elsewhere, r.path) || strings.HasPrefix(r.path, "/v1/admin/") {
+			continue
+		}
+		t.Run(r.method+" "+r.path, func(t *testing.T) {
+			f.wait = 1500 * time.Millisecond
+			user := "u" + strconv.Itoa(i) // what one does may end another's tokens
+			a := f.call(f.token(user), r.method, fill(r.path), "{}")
+			if a.status != http.StatusTooManyRequests || a.code() != wire.CodeRateLimited || !strings.Contains(a.body, `"retry_after_ms":1501`) {
+				t.Errorf("over the limit: %d %s", a.status, a.body)
+			}
+			f.wait = 0
+			n := f.taken.Load()
+			f.call(f.token(user), r.method, fill(r.path), "{}")
+			if got := f.taken.Load() - n; got != 1 {
+				t.Errorf("counted %d times", got)
+			}
+			f.wait = time.Second
+			if a := f.call(f.token("bot", token.RoleService), r.method, fill(r.path), "{}"); a.code() == wire.CodeRateLimited {
+				t.Errorf("a service: %d %s", a.status, a.body)
+			}
+		})
 	}
 }
 
@@ -456,15 +521,15 @@ func TestPresenceSessionsEdges(t *testing.T) {
 			t.Errorf("edges%s: %s, want %s", query, got, want)
 		}
 	}
-	bob := get[presence.Status](t, f.as("alice", 200, "GET", "/v1/users/bob/presence", ""))
-	if diff := cmp.Diff(presence.Status{User: "bob", Online: true, Platforms: []string{"web"}}, bob); diff != "" {
+	bob := get[wire.Presence](t, f.as("alice", 200, "GET", "/v1/users/bob/presence", ""))
+	if diff := cmp.Diff(wire.Presence{User: "bob", Online: true, Platforms: []string{"web"}}, bob); diff != "" {
 		t.Error(diff)
 	}
-	many := get[struct{ Users []presence.Status }](t, f.as("alice", 200, "POST", "/v1/presence", `{"users":["carl","bob"]}`)).Users
+	many := get[struct{ Users []wire.Presence }](t, f.as("alice", 200, "POST", "/v1/presence", `{"users":["carl","bob"]}`)).Users
 	if len(many) != 2 || many[0].Online || many[0].LastSeen != 77 || !many[1].Online {
 		t.Errorf("%+v", many)
 	}
-	f.as("alice", 400, "POST", "/v1/presence", `{"users":["`+strings.Repeat(`a","`, 200)+`b"]}`)
+	f.as("alice", 413, "POST", "/v1/presence", `{"users":["`+strings.Repeat(`a","`, 200)+`b"]}`)
 	f.as("alice", 400, "POST", "/v1/presence", `{"users":["a:b"]}`)
 	f.as("alice", 400, "POST", "/v1/presence", `{"users":"bob"}`)
 	ss := get[struct{ Sessions []presence.Session }](t, f.as("bob", 200, "GET", "/v1/sessions", "")).Sessions

@@ -14,7 +14,7 @@ import (
 
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
-	"github.com/starling-im/starling/logic/internal/group"
+	"github.com/starling-im/starling/logic/internal/message"
 )
 
 const (
@@ -84,11 +84,29 @@ func (s *Server) do(ctx context.Context, r *route, c *call) (body any, err error
 			return nil, wire.Errorf(wire.CodeForbidden, "the token's roles do not allow this")
 		}
 		c.claims = claims
+		if werr := s.tooMany(r, c); werr != nil {
+			return nil, werr
+		}
 	}
 	if len(c.Request.Body()) > MaxBody {
 		return nil, wire.Errorf(wire.CodeTooLarge, "body is over 256 KiB")
 	}
 	return r.do(s, ctx, c)
+}
+
+// tooMany counts a call as one more message of the user, and says whether there
+// were too many. Trusted callers act for many users and are not counted.
+func (s *Server) tooMany(r *route, c *call) *wire.Error {
+	if !r.counted || c.trusted() {
+		return nil
+	}
+	wait := s.d.Quota.Take(c.user())
+	if wait <= 0 {
+		return nil
+	}
+	werr := wire.Errorf(wire.CodeRateLimited, "too many changes of this user")
+	werr.RetryAfterMS = wait.Milliseconds() + 1
+	return werr
 }
 
 // ambiguous says whether a proxy in front may have seen the body end elsewhere,
@@ -119,6 +137,9 @@ func (s *Server) authenticate(c *call) (token.Claims, error) {
 	case err != nil:
 		return claims, wire.Errorf(wire.CodeUnauthenticated, "token is not valid")
 	}
+	if err := s.d.Control.Deny(claims.User, claims.Device, claims.AuthTime); err != nil {
+		return claims, err
+	}
 	return claims, nil
 }
 
@@ -132,7 +153,7 @@ func requestID(given string) string {
 
 // answer writes body or err.
 func (s *Server) answer(c *call, r *route, body any, err error) {
-	if undecided, ok := errors.AsType[*group.UndecidedError](err); ok {
+	if undecided, ok := errors.AsType[*message.UndecidedError](err); ok {
 		body, err = accepted{map[string]wire.MsgID{"operation": undecided.Operation}}, nil
 	}
 	if err != nil {
@@ -211,6 +232,6 @@ func (c *call) number(name string, def, lo, hi int64) (int64, error) {
 }
 
 // command names who does what under which key.
-func (c *call) command() group.Command {
-	return group.Command{By: c.user(), Key: string(c.GetHeader("Idempotency-Key"))}
+func (c *call) command() message.Command {
+	return message.Command{By: c.user(), Key: string(c.GetHeader("Idempotency-Key"))}
 }

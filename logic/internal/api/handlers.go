@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	_ "embed"
 	"math"
 	"time"
 
@@ -14,6 +15,16 @@ import (
 
 // pendingFor is how long an operation without a verdict counts as under way.
 const pendingFor = time.Hour
+
+// openapi is the API as a machine reads it; a test holds it against the routes
+// and against what they answer.
+//
+//go:embed openapi.json
+var openapi []byte
+
+func (s *Server) openAPI(context.Context, *call) (any, error) {
+	return raw{status: statusOK, contentType: jsonType, body: openapi}, nil
+}
 
 func (s *Server) healthz(context.Context, *call) (any, error) {
 	return map[string]string{"status": "ok"}, nil
@@ -32,7 +43,7 @@ func (s *Server) edges(ctx context.Context, c *call) (any, error) {
 
 // send is the same use case as a send on a socket.
 func (s *Server) send(ctx context.Context, c *call) (any, error) {
-	r := message.Request{From: c.user()}
+	r := message.Request{From: c.user(), Trusted: c.trusted()}
 	if err := c.decode(&r.Body); err != nil {
 		return nil, err
 	}
@@ -50,6 +61,11 @@ func (s *Server) send(ctx context.Context, c *call) (any, error) {
 	r.Done = func(ack *wire.SendAck, err *wire.Error) { done <- result{ack, err} }
 	if !wire.ValidID(string(r.From)) {
 		return nil, wire.Errorf(wire.CodeBadRequest, "from is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
+	}
+	if r.From != c.user() { // who is banned does not write through a service either
+		if werr := s.d.Control.Deny(r.From, "", s.d.Now()); werr != nil {
+			return nil, werr
+		}
 	}
 	s.d.Messages.Send(ctx, []message.Request{r})
 	select {
@@ -130,7 +146,7 @@ func (s *Server) presences(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err //nolint:wrapcheck // a use case's answer
 	}
-	return map[string][]presence.Status{"users": list}, nil
+	return map[string][]wire.Presence{"users": list}, nil
 }
 
 func (s *Server) sessions(ctx context.Context, c *call) (any, error) {

@@ -76,7 +76,8 @@ func (s *Server) mint(_ context.Context, c *call) (any, error) {
 	return s.issue(token.Claims{User: req.User, Device: req.Device, Roles: req.Roles}, ttl)
 }
 
-// refresh makes new tokens out of a refresh token.
+// refresh makes new tokens out of a refresh token. They keep the time of the
+// log-in: a revocation that is on its way here voids them too.
 func (s *Server) refresh(_ context.Context, c *call) (any, error) {
 	var req struct {
 		Refresh string `json:"refresh"`
@@ -88,7 +89,10 @@ func (s *Server) refresh(_ context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeUnauthenticated, "refresh token is not valid")
 	}
-	return s.issue(token.Claims{User: claims.User, Device: claims.Device, Roles: slices.Clone(claims.Roles)}, tokenTTL)
+	if err := s.d.Control.Deny(claims.User, claims.Device, claims.AuthTime); err != nil {
+		return nil, err
+	}
+	return s.issue(token.Claims{User: claims.User, Device: claims.Device, Roles: slices.Clone(claims.Roles), AuthTime: claims.AuthTime}, tokenTTL)
 }
 
 func (s *Server) issue(c token.Claims, ttl time.Duration) (any, error) {

@@ -14,10 +14,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
 	"unicode/utf8"
 
-	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -38,30 +36,22 @@ type Store interface {
 	Members(ctx context.Context, conv wire.ConvID, after wire.UserID, limit int) ([]store.Member, error)
 }
 
-// Submitter produces records and waits for their verdicts; *message.Service.
-type Submitter interface {
-	Submit(ctx context.Context, r *recordpb.Record, retried bool) (*message.Pending, error)
-}
-
 // Service is the use case.
 type Service struct {
 	store  Store
-	submit Submitter
+	submit message.Submitter
 }
 
 // New returns a Service.
-func New(st Store, submit Submitter) (*Service, error) {
+func New(st Store, submit message.Submitter) (*Service, error) {
 	if st == nil || submit == nil {
 		return nil, errors.New("group: store and submitter are needed")
 	}
 	return &Service{store: st, submit: submit}, nil
 }
 
-// Command says who does what under which key. Key "" is none.
-type Command struct {
-	By  wire.UserID
-	Key string
-}
+// Command says who does what under which key.
+type Command = message.Command
 
 // Info is a group as it stands.
 type Info struct {
@@ -71,15 +61,6 @@ type Info struct {
 	Description string       `json:"description"`
 	Members     int          `json:"members,omitempty"`
 	MutedUntil  int64        `json:"muted_until,omitempty"`
-}
-
-// UndecidedError is returned when the verdict takes longer than a request may:
-// the operation goes on.
-type UndecidedError struct{ Operation wire.MsgID }
-
-// Error says that there is no verdict yet.
-func (e *UndecidedError) Error() string {
-	return "operation " + e.Operation.String() + " is not decided yet"
 }
 
 // NewGroup is what a group is created from.
@@ -194,38 +175,7 @@ func (s *Service) do(ctx context.Context, c Command, g wire.GroupID, cmd *record
 	if !wire.ValidID(string(g)) {
 		return wire.Errorf(wire.CodeBadRequest, "group is not an id: 1–64 of A–Z a–z 0–9 . _ @ -")
 	}
-	if c.Key != "" && !wire.ValidClientID(c.Key) {
-		return wire.Errorf(wire.CodeBadRequest, "Idempotency-Key is not 1–64 bytes of 0x21–0x7e")
-	}
-	p, err := s.submit.Submit(ctx, &recordpb.Record{
-		Conv: string(wire.GroupConv(g)), From: string(c.By), ClientId: c.Key, Hash: hash(cmd),
-		Body: &recordpb.Record_Command{Command: cmd},
-	}, c.Key != "")
-	if err != nil {
-		return fmt.Errorf("submit command: %w", err)
-	}
-	err = p.Wait(ctx)
-	if errors.Is(err, message.ErrNoAnswer) {
-		return &UndecidedError{Operation: p.ID}
-	}
-	if err != nil {
-		return fmt.Errorf("command: %w", err)
-	}
-	return nil
-}
-
-// hash covers all that the caller decided.
-func hash(c *recordpb.Command) uint64 {
-	parts := []string{"command", c.GetKind().String(), given(c.Name), given(c.Description), c.GetRole(), strconv.FormatInt(c.GetUntil(), 10)}
-	return record.ContentHash(append(parts, c.GetUsers()...)...)
-}
-
-// given tells an empty text from none.
-func given(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return "=" + *s
+	return message.Execute(ctx, s.submit, c, wire.GroupConv(g), cmd) //nolint:wrapcheck // an answer, or says what it was
 }
 
 func madeID(c Command) wire.GroupID {

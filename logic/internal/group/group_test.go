@@ -118,22 +118,6 @@ func TestMadeIDs(t *testing.T) {
 	}
 }
 
-func TestHashCoversTheCommand(t *testing.T) {
-	base := &recordpb.Command{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}}
-	for _, other := range []*recordpb.Command{
-		{Kind: recordpb.Command_REMOVE, Users: []string{"a", "b"}},
-		{Kind: recordpb.Command_ADD, Users: []string{"ab"}},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Name: new("n")},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Until: 1},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Role: "admin"},
-		{Kind: recordpb.Command_ADD, Users: []string{"a", "b"}, Description: new("d")},
-	} {
-		if hash(other) == hash(base) {
-			t.Errorf("%v has the same hash", other)
-		}
-	}
-}
-
 // A rename says what was asked and nothing else: what it leaves out stays as
 // others have it when its turn comes.
 func TestRenameSaysWhatWasAsked(t *testing.T) {

@@ -102,8 +102,10 @@ func (t *turn) send(ctx context.Context, s *recordpb.Send) (wire.Code, error) {
 		if code, err := t.member(ctx, t.from); code != "" || err != nil {
 			return code, err
 		}
-	} else if t.conv == nil {
-		t.conv = t.begin()
+	} else if t.conv == nil || t.conv.MaxSeq == 0 {
+		if t.conv == nil {
+			t.conv = t.begin()
+		}
 		t.join(c.A, store.RoleMember, 1)
 		if c.B != c.A {
 			t.join(c.B, store.RoleMember, 1)
@@ -176,12 +178,20 @@ func (t *turn) update(ctx context.Context, u *recordpb.Update) (wire.Code, error
 }
 
 func (t *turn) command(ctx context.Context, c *recordpb.Command) (wire.Code, error) {
-	if c.GetKind() == recordpb.Command_CREATE {
+	switch k := c.GetKind(); k {
+	case recordpb.Command_CREATE:
 		return t.create(c), nil
+	case recordpb.Command_BLOCK, recordpb.Command_UNBLOCK:
+		return t.block(k == recordpb.Command_BLOCK)
+	default:
+		if code, err := t.member(ctx, t.from); code != "" || err != nil {
+			return code, err
+		}
+		return t.groupCommand(ctx, c)
 	}
-	if code, err := t.member(ctx, t.from); code != "" || err != nil {
-		return code, err
-	}
+}
+
+func (t *turn) groupCommand(ctx context.Context, c *recordpb.Command) (wire.Code, error) {
 	g := t.conv.Group
 	switch c.GetKind() {
 	case recordpb.Command_ADD:
@@ -205,9 +215,30 @@ func (t *turn) command(ctx context.Context, c *recordpb.Command) (wire.Code, err
 	case recordpb.Command_DISMISS:
 		g.Dismissed = true
 		t.event(wire.EventDismissed, "")
-	case recordpb.Command_CREATE, recordpb.Command_JOIN, recordpb.Command_KIND_UNSPECIFIED:
+	case recordpb.Command_CREATE, recordpb.Command_JOIN, recordpb.Command_KIND_UNSPECIFIED, recordpb.Command_BLOCK, recordpb.Command_UNBLOCK:
 		return wire.CodeBadRequest, nil
 	}
+	return "", nil
+}
+
+func (t *turn) block(on bool) (wire.Code, error) {
+	c, err := t.out.Conv.Parse()
+	if err != nil {
+		return "", err //nolint:wrapcheck // a test's bug
+	}
+	if t.conv == nil {
+		t.conv = t.begin()
+	}
+	change := store.BlockChange{Owner: t.from, Block: store.Block{Peer: c.Peer(t.from)}}
+	if on {
+		change.Since = t.d.TS
+	}
+	if t.from == c.A {
+		t.conv.BlockedByA = on
+	} else {
+		t.conv.BlockedByB = on
+	}
+	t.t.Blocks = append(t.t.Blocks, change)
 	return "", nil
 }
 

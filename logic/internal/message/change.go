@@ -13,13 +13,16 @@ import (
 func (s *Service) Change(ctx context.Context, from wire.UserID, origin *recordpb.Origin, status string, b wire.RecallBody) (*Pending, error) {
 	err := b.Validate()
 	if status == wire.StatusEdited {
-		err = b.ValidateEdit(s.cfg.MaxContent)
+		err = b.ValidateEdit(s.d.Limits.MaxContent())
 	}
 	if err != nil {
 		return nil, err
 	}
 	if c, _ := b.Conv.Parse(); c.Group == "" && !c.Has(from) {
 		return nil, wire.Errorf(wire.CodeNotMember, "not your conversation")
+	}
+	if wait := s.d.Limits.Take(from); wait > 0 {
+		return nil, tooFast(wait, "")
 	}
 	content := b.Content
 	if status == wire.StatusRecalled {

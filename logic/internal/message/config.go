@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// Config holds the limits of messages and groups.
+// Config holds the limits of groups and the times of a send.
 type Config struct {
-	MaxContent   int
 	LargeGroup   int
 	MaxMembers   int
 	RecallWindow time.Duration
@@ -19,7 +18,6 @@ type Config struct {
 
 // RegisterFlags sets defaults and names.
 func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
-	fs.IntVar(&c.MaxContent, prefix+"max-content", 16<<10, "largest content of a message, in bytes")
 	fs.IntVar(&c.LargeGroup, prefix+"large-group", 500, "members above which a group is large: no receipts, no offline entries, joins take no seq")
 	fs.IntVar(&c.MaxMembers, prefix+"max-members", 100_000, "members a group may have")
 	fs.DurationVar(&c.RecallWindow, prefix+"recall-window", 2*time.Minute, "how long a sender may recall or edit a message")
@@ -30,7 +28,6 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet, prefix string) {
 // Validate returns all that is wrong, by key.
 func (c *Config) Validate() error {
 	return errors.Join(
-		within("max-content", c.MaxContent, 1, 64<<10),
 		within("large-group", c.LargeGroup, 1, 1_000_000),
 		within("max-members", c.MaxMembers, 1, 10_000_000),
 		positive("recall-window", c.RecallWindow),

@@ -56,6 +56,14 @@ type IDs interface {
 	Next() (wire.MsgID, error)
 }
 
+// Limits are what senders may do.
+type Limits interface {
+	// MaxContent is the largest content, in bytes.
+	MaxContent() int
+	// Take counts a message of a user; over the limit it says how long to wait.
+	Take(u wire.UserID) (wait time.Duration)
+}
+
 // Deps is what a Service works with. Now is the clock.
 type Deps struct {
 	Log     *zap.Logger
@@ -63,6 +71,7 @@ type Deps struct {
 	Store   Store
 	Index   Index
 	IDs     IDs
+	Limits  Limits
 	Metrics *Metrics
 	Now     func() time.Time
 }
@@ -80,8 +89,8 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if d.Produce == nil || d.Store == nil || d.Index == nil || d.IDs == nil {
-		return nil, errors.New("message: log, store, index and ids are needed")
+	if d.Produce == nil || d.Store == nil || d.Index == nil || d.IDs == nil || d.Limits == nil {
+		return nil, errors.New("message: log, store, index, ids and limits are needed")
 	}
 	if d.Now == nil {
 		d.Now = time.Now
@@ -125,6 +134,12 @@ func unavailable(clientID string) *wire.Error {
 	return &wire.Error{
 		Code: wire.CodeUnavailable, Message: "the message could not be written now; send it again with the same client_id",
 		RetryAfterMS: RetryAfterMS, ClientID: clientID,
+	}
+}
+
+func tooFast(wait time.Duration, clientID string) *wire.Error {
+	return &wire.Error{
+		Code: wire.CodeRateLimited, Message: "too many messages of this user", RetryAfterMS: wait.Milliseconds() + 1, ClientID: clientID,
 	}
 }
 

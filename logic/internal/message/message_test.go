@@ -66,7 +66,7 @@ func setup(t *testing.T) *fixture {
 	g.Extend(time.Now().Add(time.Hour).UnixMilli())
 	f.ids = &switchIDs{Generator: g}
 	var err error
-	f.Service, err = New(defaults(t), Deps{Produce: f.log, Store: f.store, Index: f.reg, IDs: f.ids})
+	f.Service, err = New(defaults(t), Deps{Produce: f.log, Store: f.store, Index: f.reg, IDs: f.ids, Limits: logictest.Limits(16 << 10)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,32 @@ func Verdict(o store.Outcome) error {
 	if o.Code == "" {
 		return nil
 	}
-	return wire.Errorf(o.Code, "refused when its turn came")
+	return wire.Errorf(o.Code, refusal(o.Code))
+}
+
+// refusal says what a code of the machine means to who asked: the outcome keeps
+// the code alone.
+func refusal(code wire.Code) string {
+	switch code {
+	case wire.CodeBadRequest:
+		return "this cannot be done in this conversation"
+	case wire.CodeForbidden:
+		return "your role does not allow this, or the time for it has passed; an owner hands the group over, or dismisses it, before leaving"
+	case wire.CodeNotMember:
+		return "you are not a member of this group"
+	case wire.CodeBlocked:
+		return "the other user has blocked you"
+	case wire.CodeMuted:
+		return "you, or all members, are muted in this group"
+	case wire.CodeNotFound:
+		return "there is no such group, member or message, or you may not see it"
+	case wire.CodeConflict:
+		return "there is a group with this id already; choose another"
+	case wire.CodeTooLarge:
+		return "the group would have more members than it may: remove some, or make another"
+	default:
+		return "refused when its turn came"
+	}
 }
 
 // Await polls for the verdict under key until ctx ends (ErrNoAnswer). Errors of

@@ -22,10 +22,11 @@ const repeatWindow = 7 * 24 * time.Hour
 // Request is one send. Done is called exactly once with either an ack or an
 // error, from the caller's or the producer's goroutine; it must not block.
 type Request struct {
-	From   wire.UserID
-	Origin *recordpb.Origin // nil for HTTP
-	Body   wire.Send
-	Done   func(*wire.SendAck, *wire.Error)
+	Trusted bool // by a service: not counted against the sender's limits
+	From    wire.UserID
+	Origin  *recordpb.Origin // nil for HTTP
+	Body    wire.Send
+	Done    func(*wire.SendAck, *wire.Error)
 }
 
 // send is a Request on its way.
@@ -64,6 +65,7 @@ func (s *Service) Send(ctx context.Context, reqs []Request) {
 		}
 	}
 	s.judgeMembers(look, work, members)
+	s.judgeBlocks(look, work)
 	for _, w := range work {
 		if !w.over {
 			s.write(w)
@@ -74,9 +76,15 @@ func (s *Service) Send(ctx context.Context, reqs []Request) {
 // admit checks a request's form and gives it an id; nil if it was answered.
 func (s *Service) admit(r *Request) *send {
 	w := &send{Request: r}
-	if err := r.Body.Validate(s.cfg.MaxContent); err != nil {
+	if err := r.Body.Validate(s.d.Limits.MaxContent()); err != nil {
 		s.fail(w, err)
 		return nil
+	}
+	if !r.Trusted {
+		if wait := s.d.Limits.Take(r.From); wait > 0 {
+			s.fail(w, tooFast(wait, r.Body.ClientID))
+			return nil
+		}
 	}
 	w.conv = r.Body.Conv(r.From)
 	id, err := s.d.IDs.Next()
@@ -186,6 +194,19 @@ func (s *Service) judgeMembers(ctx context.Context, work []*send, members map[re
 		}
 		if verdict != nil {
 			s.fail(w, refuse(verdict.Code, verdict.Message, w.Body.ClientID))
+		}
+	}
+}
+
+// judgeBlocks refuses what the peer has blocked where no second answer can follow
+// (HTTP); else the machine does, which costs no look.
+func (s *Service) judgeBlocks(ctx context.Context, work []*send) {
+	for _, w := range work {
+		if w.over || w.Origin != nil || w.Body.To == "" {
+			continue
+		}
+		if c, err := s.d.Store.Conversation(ctx, w.conv); err == nil && c.Blocked(w.From) {
+			s.fail(w, refuse(wire.CodeBlocked, "the receiver has blocked the sender", w.Body.ClientID))
 		}
 	}
 }

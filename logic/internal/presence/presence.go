@@ -16,9 +16,6 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// MaxUsers is how many users may be asked for at once.
-const MaxUsers = 200
-
 const retryAfterMS = 1000
 
 // Index is what is asked of Redis.
@@ -39,25 +36,12 @@ func New(index Index) (*Service, error) {
 	return &Service{index: index}, nil
 }
 
-// Status is the presence of one user.
-type Status struct {
-	User      wire.UserID `json:"user"`
-	Online    bool        `json:"online"`
-	Platforms []string    `json:"platforms"`
-	LastSeen  int64       `json:"last_seen,omitempty"`
-}
-
 // Of returns the presence of users, in the order asked.
-func (s *Service) Of(ctx context.Context, users []wire.UserID) ([]Status, error) {
-	if len(users) > MaxUsers {
-		return nil, wire.Errorf(wire.CodeBadRequest, "more than 200 users at once")
+func (s *Service) Of(ctx context.Context, users []wire.UserID) ([]wire.Presence, error) {
+	if err := (&wire.Users{Users: users}).Validate(); err != nil {
+		return nil, err
 	}
-	for _, u := range users {
-		if !wire.ValidID(string(u)) {
-			return nil, wire.Errorf(wire.CodeBadRequest, "users holds something that is no id")
-		}
-	}
-	out := make([]Status, 0, len(users))
+	out := make([]wire.Presence, 0, len(users))
 	if len(users) == 0 {
 		return out, nil
 	}
@@ -70,14 +54,7 @@ func (s *Service) Of(ctx context.Context, users []wire.UserID) ([]Status, error)
 		return nil, away()
 	}
 	for _, u := range users {
-		st := Status{User: u, Online: len(routes.Users[u]) > 0, Platforms: []string{}, LastSeen: seen[u]}
-		for _, r := range routes.Users[u] {
-			if r.Platform != "" && !slices.Contains(st.Platforms, r.Platform) {
-				st.Platforms = append(st.Platforms, r.Platform)
-			}
-		}
-		slices.Sort(st.Platforms)
-		out = append(out, st)
+		out = append(out, routes.Presence(u, seen[u]))
 	}
 	return out, nil
 }
@@ -104,6 +81,19 @@ func (s *Service) Sessions(ctx context.Context, u wire.UserID) ([]Session, error
 		out = append(out, Session{
 			Conn: strconv.FormatUint(uint64(r.Conn), 10), Device: r.Device, Platform: r.Platform, Server: r.Server, Since: r.Since,
 		})
+	}
+	return out, nil
+}
+
+// Nodes lists the processes of all tiers that live.
+func (s *Service) Nodes(ctx context.Context) ([]registry.Lease, error) {
+	var out []registry.Lease
+	for _, tier := range []string{registry.TierEdge, registry.TierLogic, registry.TierJob} {
+		list, err := s.index.Live(ctx, tier)
+		if err != nil {
+			return nil, away()
+		}
+		out = append(out, list...)
 	}
 	return out, nil
 }

@@ -42,7 +42,7 @@ func TestPresence(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := s.Of(t.Context(), []wire.UserID{"carl", "bob"})
-	want := []Status{{User: "carl", Platforms: []string{}, LastSeen: 9}, {User: "bob", Online: true, Platforms: []string{"ios", "web"}}}
+	want := []wire.Presence{{User: "carl", Platforms: []string{}, LastSeen: 9}, {User: "bob", Online: true, Platforms: []string{"ios", "web"}}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
@@ -66,11 +66,18 @@ func TestSessionsInOrder(t *testing.T) {
 
 func TestLimitsAndAway(t *testing.T) {
 	s, reg := setup(t)
-	for _, users := range [][]wire.UserID{make([]wire.UserID, MaxUsers+1), {"a b"}, {""}} {
-		_, err := s.Of(t.Context(), users)
+	for _, c := range []struct {
+		users []wire.UserID
+		code  wire.Code
+	}{
+		{make([]wire.UserID, wire.MaxPresenceUsers+1), wire.CodeTooLarge},
+		{[]wire.UserID{"a b"}, wire.CodeBadRequest},
+		{[]wire.UserID{""}, wire.CodeBadRequest},
+	} {
+		_, err := s.Of(t.Context(), c.users)
 		we := new(wire.Error)
-		if !errors.As(err, &we) || we.Code != wire.CodeBadRequest {
-			t.Errorf("%d users: %v", len(users), err)
+		if !errors.As(err, &we) || we.Code != c.code {
+			t.Errorf("%d users: %v", len(c.users), err)
 		}
 	}
 	reg.SetAway(true)

@@ -10,8 +10,6 @@ type Metrics struct {
 	depth     prometheus.Gauge
 	dropped   prometheus.Counter
 	moved     prometheus.Counter
-	sent      prometheus.Counter
-	unsent    prometheus.Counter
 	uncleared prometheus.Counter
 }
 
@@ -30,8 +28,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}),
 		dropped:   counter("cursors_dropped_total", "Acks and reads left out because the buffer was full."),
 		moved:     counter("cursors_moved_total", "Acks and reads written."),
-		sent:      counter("receipts_sent_total", "Receipts handed to the log."),
-		unsent:    counter("receipts_unsent_total", "Receipts that the log did not take."),
 		uncleared: counter("offline_uncleared_total", "Offline lists that an ack could not clear; the next ack does."),
 	}
 }

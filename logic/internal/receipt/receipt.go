@@ -16,8 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/starling-im/starling/common/mq"
-	"github.com/starling-im/starling/common/record"
+	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -44,10 +43,9 @@ type Index interface {
 	ClearOffline(ctx context.Context, u wire.UserID, conv wire.ConvID, upto int64) error
 }
 
-// Log carries receipts to the jobs.
-type Log interface {
-	Produce(p record.PartitionID, ts int64, value []byte, done func(mq.Delivery)) error
-	Partitions(topic string) int32
+// Pusher carries receipts to the jobs (live.Pusher).
+type Pusher interface {
+	Push(key string, e *recordpb.Push, done func(ok bool)) error
 }
 
 // Deps is what a Buffer works with. LargeGroup: members above which nobody but
@@ -56,7 +54,7 @@ type Deps struct {
 	Log        *zap.Logger
 	Store      Store
 	Index      Index
-	Produce    Log
+	Push       Pusher
 	LargeGroup int
 	Metrics    *Metrics
 	Now        func() time.Time
@@ -96,8 +94,8 @@ func newFlight() *flight { return &flight{done: make(chan struct{})} }
 
 // New returns a Buffer; Run makes it work.
 func New(d Deps) (*Buffer, error) {
-	if d.Store == nil || d.Index == nil || d.Produce == nil {
-		return nil, errors.New("receipt: store, index and log are needed")
+	if d.Store == nil || d.Index == nil || d.Push == nil {
+		return nil, errors.New("receipt: store, index and pusher are needed")
 	}
 	if d.Now == nil {
 		d.Now = time.Now

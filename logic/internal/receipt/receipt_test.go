@@ -10,10 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/starling-im/starling/common/mq"
-	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/testkit"
@@ -34,7 +31,7 @@ type world struct {
 	block   chan struct{}
 	cleared []string
 	pushes  []*recordpb.Push
-	parts   []int32
+	keys    []string
 	full    bool
 }
 
@@ -74,20 +71,13 @@ func (w *world) ClearOffline(_ context.Context, u wire.UserID, conv wire.ConvID,
 	return nil
 }
 
-func (w *world) Partitions(string) int32 { return 8 }
-
-func (w *world) Produce(p record.PartitionID, _ int64, value []byte, done func(mq.Delivery)) error {
+func (w *world) Push(key string, e *recordpb.Push, _ func(bool)) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.full || p.Topic != record.TopicPush {
+	if w.full {
 		return errors.New("full")
 	}
-	m := new(recordpb.Push)
-	if err := proto.Unmarshal(value, m); err != nil {
-		return err
-	}
-	w.pushes, w.parts = append(w.pushes, m), append(w.parts, p.Number)
-	done(mq.Delivery{})
+	w.pushes, w.keys = append(w.pushes, e), append(w.keys, key)
 	return nil
 }
 
@@ -96,7 +86,7 @@ func run(t *testing.T, f func(t *testing.T, w *world, b *Buffer)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{}
-		b, err := New(Deps{Store: w, Index: w, Produce: w, LargeGroup: 500})
+		b, err := New(Deps{Store: w, Index: w, Push: w, LargeGroup: 500})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +176,7 @@ func TestWhoGetsTheReceipt(t *testing.T) {
 					t.Error(diff)
 				}
 				if cmp.Diff(c.want.GetUsers(), got.GetUsers()) != "" || got.GetGroup() != c.want.GetGroup() || got.GetExceptConn() != 7 ||
-					wire.Op(got.GetOp()) != wire.OpReceipt || w.parts[0] != record.PartitionOf(string(c.conv), 8) {
+					wire.Op(got.GetOp()) != wire.OpReceipt || w.keys[0] != string(c.conv) {
 					t.Errorf("push %v", got)
 				}
 				if diff := cmp.Diff([]string{fmt.Sprintf("bob %s 5", c.conv)}, w.cleared); diff != "" {
@@ -292,7 +282,7 @@ func TestFlushWaitsForTheOwnOnly(t *testing.T) {
 
 func TestBounded(t *testing.T) {
 	w := &world{}
-	b, err := New(Deps{Store: w, Index: w, Produce: w})
+	b, err := New(Deps{Store: w, Index: w, Push: w})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +302,7 @@ func TestBounded(t *testing.T) {
 // One user cannot take the room of all.
 func TestOneUsersShare(t *testing.T) {
 	w := &world{}
-	b, err := New(Deps{Store: w, Index: w, Produce: w})
+	b, err := New(Deps{Store: w, Index: w, Push: w})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +327,7 @@ func TestOneUsersShare(t *testing.T) {
 
 func TestTheEndWritesTheRest(t *testing.T) {
 	w := &world{full: true} // receipts may fail: cursors must not
-	b, err := New(Deps{Store: w, Index: w, Produce: w})
+	b, err := New(Deps{Store: w, Index: w, Push: w})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,10 +5,7 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/starling-im/starling/common/mq"
-	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -63,7 +60,7 @@ func (b *Buffer) push(st *store.CursorState, conns []wire.ConnID) {
 		b.d.Log.Error("BUG: receipt not encoded", zap.Error(err))
 		return
 	}
-	p := &recordpb.Push{Version: record.Version, Op: int32(wire.OpReceipt), Body: body}
+	p := &recordpb.Push{Op: int32(wire.OpReceipt), Body: body}
 	if len(conns) == 1 {
 		p.ExceptConn = uint64(conns[0])
 	}
@@ -75,25 +72,5 @@ func (b *Buffer) push(st *store.CursorState, conns []wire.ConnID) {
 	default:
 		p.Users = []string{string(st.User)}
 	}
-	value, err := proto.Marshal(p)
-	if err != nil {
-		b.d.Log.Error("BUG: receipt not encoded", zap.Error(err))
-		return
-	}
-	n := b.d.Produce.Partitions(record.TopicPush)
-	if n <= 0 {
-		b.d.Metrics.unsent.Inc()
-		return
-	}
-	to := record.PartitionID{Topic: record.TopicPush, Number: record.PartitionOf(string(st.Conv), n)}
-	done := func(d mq.Delivery) {
-		if d.Err != nil {
-			b.d.Metrics.unsent.Inc()
-		}
-	}
-	if err := b.d.Produce.Produce(to, now, value, done); err != nil {
-		b.d.Metrics.unsent.Inc()
-		return
-	}
-	b.d.Metrics.sent.Inc()
+	_ = b.d.Push.Push(string(st.Conv), p, nil) // counted there; the next one says it, too
 }

@@ -43,6 +43,10 @@ func (st *stream) batch(ctx context.Context, frames []*rpcpb.Up) {
 		case wire.OpRecall, wire.OpEdit:
 			flush() // keeps its place among the sends
 			st.change(ctx, up)
+		case wire.OpTyping:
+			st.typing(up)
+		case wire.OpRoomSend:
+			st.roomSend(up)
 		default:
 			st.fail(up, wire.Errorf(wire.CodeUnsupported, "operation is not supported"))
 		}
@@ -152,6 +156,39 @@ func (st *stream) change(ctx context.Context, up *rpcpb.Up) {
 			return
 		}
 		st.answer(up, wire.OpOK, struct{}{})
+	})
+}
+
+func (st *stream) typing(up *rpcpb.Up) {
+	var b wire.Typing
+	if err := wire.Decode(up.GetBody(), &b); err != nil {
+		st.fail(up, err)
+		return
+	}
+	st.later(up, func(ctx context.Context) {
+		if err := st.s.d.Live.Typing(ctx, wire.UserID(up.GetUser()), wire.ConnID(up.GetConn()), b); err != nil {
+			st.failWith(up, err)
+		}
+	})
+}
+
+func (st *stream) roomSend(up *rpcpb.Up) {
+	var b wire.RoomSend
+	if err := wire.Decode(up.GetBody(), &b); err != nil {
+		st.fail(up, err)
+		return
+	}
+	if !st.begin() {
+		st.fail(up, st.overloaded())
+		return
+	}
+	st.s.d.Live.RoomSend(wire.UserID(up.GetUser()), b, func(err *wire.Error) {
+		if err != nil {
+			st.fail(up, err)
+		} else {
+			st.answer(up, wire.OpOK, struct{}{})
+		}
+		st.end()
 	})
 }
 

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/starling-im/starling/common/control"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
@@ -63,6 +64,17 @@ type Cursors interface {
 	Flush(ctx context.Context, u wire.UserID)
 }
 
+// Live takes what is stored nowhere.
+type Live interface {
+	Typing(ctx context.Context, from wire.UserID, conn wire.ConnID, b wire.Typing) error
+	RoomSend(from wire.UserID, b wire.RoomSend, done func(*wire.Error))
+}
+
+// Decisions passes on what has been decided (controller.Service).
+type Decisions interface {
+	Follow(ctx context.Context, f func(es []control.Entry, more bool) error) error
+}
+
 // Store is what a log-in reads.
 type Store interface {
 	GroupsOf(ctx context.Context, u wire.UserID) ([]store.Joined, error)
@@ -75,6 +87,8 @@ type Deps struct {
 	Messages Messages
 	Sync     Syncer
 	Cursors  Cursors
+	Live     Live
+	Control  Decisions
 	Store    Store
 	Metrics  *Metrics
 	Workers  int
@@ -96,8 +110,8 @@ type Server struct {
 
 // New returns a Server, to be registered with a gRPC server.
 func New(d Deps) (*Server, error) {
-	if d.Messages == nil || d.Sync == nil || d.Cursors == nil || d.Store == nil {
-		return nil, errors.New("rpcserver: messages, sync, cursors and store are needed")
+	if d.Messages == nil || d.Sync == nil || d.Cursors == nil || d.Live == nil || d.Control == nil || d.Store == nil {
+		return nil, errors.New("rpcserver: messages, sync, cursors, live, control and store are needed")
 	}
 	if d.Log == nil {
 		d.Log = zap.NewNop()
@@ -145,7 +159,7 @@ func (s *Server) Login(ctx context.Context, r *rpcpb.LoginRequest) (*rpcpb.Login
 }
 
 func (s *Server) storeAway(what string, err error) error {
-	s.d.Log.Warn("log-in failed", zap.String("what", what), zap.Error(err))
+	s.d.Log.Warn("call failed", zap.String("what", what), zap.Error(err))
 	return status.Error(codes.Unavailable, what+": the store does not answer")
 }
 
@@ -164,6 +178,30 @@ func (s *Server) historyEpoch(ctx context.Context) (string, error) {
 	s.epoch, s.epochAt = epoch, s.d.Now()
 	s.mu.Unlock()
 	return epoch, nil
+}
+
+// Control passes decisions on until the edge has gone or the server drains.
+func (s *Server) Control(_ *rpcpb.ControlRequest, st rpcpb.Logic_ControlServer) error {
+	ctx, cancel := context.WithCancel(st.Context())
+	defer cancel()
+	s.wg.Go(func() {
+		select {
+		case <-s.draining:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	err := s.d.Control.Follow(ctx, func(es []control.Entry, more bool) error {
+		return st.Send(rpc.ControlBatch(es, more)) //nolint:wrapcheck // the stream's own end
+	})
+	select {
+	case <-s.draining:
+		return status.Error(codes.Unavailable, "draining")
+	case <-st.Context().Done():
+		return st.Context().Err() //nolint:wrapcheck // the edge has gone
+	default:
+		return s.storeAway("follow decisions", err)
+	}
 }
 
 // Uplink handles one stream until it ends or the server drains.

@@ -23,7 +23,9 @@ import (
 	"github.com/starling-im/starling/common/store/memstore"
 	"github.com/starling-im/starling/common/testkit"
 	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/logic/internal/controller"
 	"github.com/starling-im/starling/logic/internal/history"
+	"github.com/starling-im/starling/logic/internal/live"
 	"github.com/starling-im/starling/logic/internal/logictest"
 	"github.com/starling-im/starling/logic/internal/message"
 	"github.com/starling-im/starling/logic/internal/receipt"
@@ -32,12 +34,13 @@ import (
 func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 type world struct {
-	store  *memstore.Store
-	log    *logictest.Log
-	server *Server
-	sync   *gate
-	client rpcpb.LogicClient
-	stop   func() // ends the gRPC server in good order
+	store   *memstore.Store
+	log     *logictest.Log
+	server  *Server
+	sync    *gate
+	control *controller.Service
+	client  rpcpb.LogicClient
+	stop    func() // ends the gRPC server in good order
 }
 
 // gate holds syncs until it is opened.
@@ -81,13 +84,17 @@ func setup(t *testing.T) *world {
 	var cfg message.Config
 	cfg.RegisterFlags(flag.NewFlagSet("t", flag.ContinueOnError), "logic.")
 	cfg.LookBudget, cfg.WaitBudget = time.Minute, time.Minute
-	msgs, err1 := message.New(cfg, message.Deps{Produce: w.log, Store: w.store, Index: reg, IDs: g})
+	msgs, err1 := message.New(cfg, message.Deps{Produce: w.log, Store: w.store, Index: reg, IDs: g, Limits: logictest.Limits(16 << 10)})
+	push := live.NewPusher(w.log, nil)
 	hist, err2 := history.New(history.Deps{Store: w.store, Index: reg})
-	cur, err3 := receipt.New(receipt.Deps{Store: w.store, Index: reg, Produce: w.log, LargeGroup: 500})
+	cur, err3 := receipt.New(receipt.Deps{Store: w.store, Index: reg, Push: push, LargeGroup: 500})
+	lv, err5 := live.New(live.Deps{Push: push, Store: w.store, Index: reg, IDs: g, LargeGroup: 2, Limits: logictest.Limits(1024)})
+	var err6 error
+	w.control, err6 = controller.New(controller.Deps{Store: w.store})
 	w.sync = &gate{Syncer: hist}
 	var err4 error
-	w.server, err4 = New(Deps{Messages: msgs, Sync: w.sync, Cursors: cur, Store: w.store, Workers: 4})
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	w.server, err4 = New(Deps{Messages: msgs, Sync: w.sync, Cursors: cur, Live: lv, Control: w.control, Store: w.store, Workers: 4})
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		t.Fatal(err)
 	}
 	gs := rpc.NewServer()
@@ -106,6 +113,7 @@ func setup(t *testing.T) *world {
 	wg.Go(func() { _ = gs.Serve(ln) })
 	wg.Go(func() { _ = msgs.Run(ctx) })
 	wg.Go(func() { _ = cur.Run(ctx) })
+	wg.Go(func() { _ = w.control.Run(ctx) })
 	w.stop = func() { w.server.Drain(); gs.GracefulStop() }
 	t.Cleanup(func() {
 		_ = cc.Close()
@@ -249,7 +257,12 @@ func TestBadFramesAreAnsweredAndTheStreamStays(t *testing.T) {
 		{wire.OpSync, `{"cursors":[]}`, wire.CodeBadRequest},
 		{wire.OpRecall, `{"conv":"p:alice:bob"}`, wire.CodeBadRequest},
 		{wire.OpEdit, `7`, wire.CodeBadRequest},
-		{wire.OpTyping, `{"to":"bob"}`, wire.CodeUnsupported},
+		{wire.OpTyping, `{"to":"bob","group":"g"}`, wire.CodeBadRequest},
+		{wire.OpTyping, `[]`, wire.CodeBadRequest},
+		{wire.OpTyping, `{"group":"none"}`, wire.CodeNotFound},
+		{wire.OpRoomSend, `{"room":"r","type":"system","content":"x"}`, wire.CodeBadRequest},
+		{wire.OpRoomSend, `{"room":5}`, wire.CodeBadRequest},
+		{wire.OpJoin, `{"room":"r"}`, wire.CodeUnsupported},
 		{wire.OpMsg, `{}`, wire.CodeUnsupported},
 		{wire.Op(9999), `{}`, wire.CodeUnsupported},
 	} {
