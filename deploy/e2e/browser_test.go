@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"image/png"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,13 +69,16 @@ func openTab(browser context.Context, t *testing.T, url, name string) *tab {
 
 func (p *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
-	defer cancel()
-	actions = append([]chromedp.Action[chromedp.Void]{toFront}, actions...)
-	if err := chromedp.Do(ctx, actions...); err != nil {
+	if err := p.try(actions...); err != nil {
 		p.shot("failed.png")
 		p.t.Fatalf("%s: %v", what, err)
 	}
+}
+
+func (p *tab) try(actions ...chromedp.Action[chromedp.Void]) error {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	return chromedp.Do(ctx, append([]chromedp.Action[chromedp.Void]{toFront}, actions...)...)
 }
 
 // toFront shows the tab, as a person would: one in the background has no
@@ -102,22 +107,43 @@ func (p *tab) write(text string) {
 	p.do("write "+text, chromedp.SendKeys(css("#text"), text+"\r"))
 }
 
-// shot keeps a screenshot where STARLING_SCREENSHOTS names a folder.
+// shot takes a screenshot that shows something, and keeps it where
+// STARLING_SCREENSHOTS names a folder.
 func (p *tab) shot(name string) {
+	p.t.Helper()
 	dir := os.Getenv("STARLING_SCREENSHOTS")
 	if dir == "" {
-		return
+		dir = p.t.TempDir()
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
 	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	data, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, name), data, 0o600)
+	}
+	if err == nil {
+		err = plain(data)
+	}
 	if err != nil {
-		p.t.Log("screenshot:", err)
-		return
+		p.t.Errorf("screenshot %s: %v", name, err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, name), png, 0o600); err != nil {
-		p.t.Log("screenshot:", err)
+}
+
+// plain says what is wrong with a picture of one colour alone.
+func plain(data []byte) error {
+	img, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		return fmt.Errorf("decode: %w", err)
 	}
+	r := img.Bounds()
+	for y := r.Min.Y; y < r.Max.Y; y++ {
+		for x := r.Min.X; x < r.Max.X; x++ {
+			if img.At(x, y) != img.At(r.Min.X, r.Min.Y) {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%v of one colour", r)
 }
 
 type css = chromedp.CSS

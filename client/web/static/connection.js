@@ -2,10 +2,11 @@
 // the heartbeat, sends again under the same client_id what got no answer, and
 // says when it is online. What the frames mean is not its business.
 
+const PATIENCE = 10000; // ms to find an edge
 const STAY_AWAY = new Set([4001, 4003, 4009]); // docs/protocol.md: do not come back by yourself
 
 export class Connection {
-  // on: {open(authOK), frame(op, body), state(name), closed(code)}
+  // on: {open(), frame(op, body), state(name), closed(code)}
   constructor(token, on) {
     this.token = token;
     this.on = on;
@@ -13,7 +14,9 @@ export class Connection {
     this.calls = new Map(); // envelope seq -> {resolve, reject}
     this.unsent = new Map(); // client_id -> {body, resolve, reject}: sends without an answer
     this.attempt = 0;
-    this.stopped = false;
+    this.due = 0; // when a reconnect told to come back
+    this.epoch = ""; // of the history, by the last auth_ok
+    this.online = this.stopped = false;
     this.wake = () => { if (!this.ws) this.connect(); };
     addEventListener("online", this.wake);
   }
@@ -25,10 +28,11 @@ export class Connection {
     const attempt = (this.ws = {}); // holds the place while the edge is looked up
     let url;
     try {
-      const answer = await fetch("/v1/edges", { headers: { Authorization: "Bearer " + this.token } });
-      if (answer.status === 401) { this.ws = null; return this.end(4001); }
-      const edges = answer.ok ? await answer.json() : [];
-      if (!edges.length) throw new Error("no edge");
+      const answer = await fetch("/v1/edges", { headers: { Authorization: "Bearer " + this.token }, signal: AbortSignal.timeout(PATIENCE) });
+      const edges = await answer.json().catch(() => null);
+      const out = answer.status === 401 ? 4001 : edges?.error?.code === "banned" ? 4003 : 0;
+      if (out && !this.stopped) return this.end(out);
+      if (!answer.ok || !edges?.length) throw new Error("no edge");
       url = edges[Math.min(this.attempt >> 1, edges.length - 1)].url;
     } catch {
       if (this.ws === attempt) this.ws = null;
@@ -36,25 +40,29 @@ export class Connection {
     }
     if (this.stopped) return;
     const ws = (this.ws = new WebSocket(url, ["starling", this.token]));
-    ws.onmessage = (e) => this.receive(JSON.parse(e.data));
+    ws.onmessage = (e) => { if (this.ws === ws) this.receive(JSON.parse(e.data)); }; // some come after a close of ours
     ws.onclose = (e) => {
       if (this.ws !== ws) return;
       this.ws = null;
       this.online = false;
       clearInterval(this.heart);
-      for (const c of this.calls.values()) c.reject({ code: "unavailable", message: "connection lost" });
-      this.calls.clear();
+      this.drop(this.calls);
       STAY_AWAY.has(e.code) ? this.end(e.code) : this.again();
     };
   }
 
-  // again comes back after a growing, jittered wait.
+  drop(waiting) {
+    for (const w of waiting.values()) w.reject({ code: "unavailable", message: "connection lost" });
+    waiting.clear();
+  }
+
+  // again comes back after a growing, jittered wait, or when the server said.
   again() {
     if (this.stopped) return;
     this.on.state("offline");
     const wait = Math.min(15000, 250 * 2 ** Math.min(this.attempt++, 6)) * (0.5 + Math.random());
-    this.retry = setTimeout(() => this.connect(), this.after ?? wait);
-    this.after = undefined;
+    this.retry = setTimeout(() => this.connect(), this.due ? Math.max(0, this.due - Date.now()) : wait);
+    this.due = 0;
   }
 
   end(code) {
@@ -64,24 +72,28 @@ export class Connection {
 
   stop() {
     this.stopped = true;
+    this.online = false;
     clearTimeout(this.retry);
     clearInterval(this.heart);
     removeEventListener("online", this.wake);
     this.ws?.close?.(1000);
     this.ws = null;
+    this.drop(this.calls);
+    this.drop(this.unsent);
   }
 
   receive({ op, seq, body }) {
     if (op === "auth_ok") {
       this.attempt = 0;
       this.online = true;
+      this.epoch = body.history_epoch;
       this.heart = setInterval(() => this.write("ping", {}), body.heartbeat_ms / 2);
       this.on.state("online");
-      this.on.open(body);
+      this.on.open();
       for (const s of this.unsent.values()) this.transmit(s);
       return;
     }
-    if (op === "reconnect") { this.after = body.after_ms; this.attempt = 0; setTimeout(() => this.ws?.close?.(1000), body.after_ms); return; }
+    if (op === "reconnect") return this.move(body.after_ms);
     const call = seq && this.calls.get(seq);
     if (call) {
       this.calls.delete(seq);
@@ -91,11 +103,22 @@ export class Connection {
     this.on.frame(op, body);
   }
 
+  // move leaves this edge when it was told to, and is at another at once.
+  move(after) {
+    const ws = this.ws;
+    this.due = Date.now() + after;
+    this.attempt = 0;
+    setTimeout(() => { if (this.ws === ws) ws.close(1000); }, after);
+  }
+
   write(op, body, seq) {
     if (!this.online) return false;
     this.ws.send(JSON.stringify({ op, seq, body }));
     return true;
   }
+
+  // tell sends what is answered by frames of its own, or not at all.
+  tell(op, body) { return this.write(op, body, ++this.seq); }
 
   call(op, body) {
     return new Promise((resolve, reject) => {
