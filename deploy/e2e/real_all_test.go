@@ -13,3 +13,12 @@ func TestRealAllInOne(t *testing.T) {
 func TestRealSplit(t *testing.T) {
 	runScenarios(t, RealServers(t, binary).Split(t, patient()...))
 }
+
+// TestRealTranscripts plays the contract there.
+func TestRealTranscripts(t *testing.T) {
+	servers := RealServers(t, binary)
+	playTranscripts(t, func(t *testing.T, settings ...string) *System {
+		t.Helper()
+		return servers.Split(t, append(patient(), settings...)...)
+	})
+}
