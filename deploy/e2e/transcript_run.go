@@ -108,7 +108,7 @@ func (r *transcriptRun) do(l transcriptLine) {
 		}
 		r.conn(l.who).send([]byte(raw))
 	case l.verb == ".":
-		r.passed[l.who] = append(r.passed[l.who], strings.Fields(l.rest)...)
+		r.pass(l.who, strings.Fields(l.rest))
 	case l.verb == "quiet":
 		r.quiet(l.who)
 	case l.verb == "ends":
@@ -125,6 +125,12 @@ func (r *transcriptRun) do(l transcriptLine) {
 	default:
 		r.fatal("no such line")
 	}
+}
+
+// pass has operations passed over from here on, also where they have come already.
+func (r *transcriptRun) pass(who string, ops []string) {
+	r.passed[who] = append(r.passed[who], ops...)
+	r.waiting[who] = slices.DeleteFunc(r.waiting[who], func(f wire.Frame) bool { return slices.Contains(ops, f.Op.String()) })
 }
 
 func (r *transcriptRun) conn(who string) *speaker {

@@ -183,7 +183,7 @@ export class Mirror {
   async ask(c) {
     try {
       const info = await this.api.get(groupPath(c));
-      Object.assign(c, { name: info.name, count: info.members, out: false });
+      c.out = false;
       if (c === this.on.open()) {
         const page = await this.api.page(groupPath(c) + "/members");
         c.members = page.members;
@@ -191,6 +191,7 @@ export class Mirror {
         if (mine || !c.role) c.role = mine?.role ?? (await this.roleIn(c));
         if (info.members <= LARGE) for (const r of (await this.api.page(convPath(c) + "/receipts")).receipts) c.receipt(r);
       }
+      if (!c.out) Object.assign(c, { name: info.name, count: info.members }); // told once its members can be mentioned
     } catch (e) {
       if (!["not_member", "not_found"].includes(e.code)) throw e;
       this.leave(c);
