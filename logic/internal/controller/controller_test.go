@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +47,11 @@ func TestDecisionsCount(t *testing.T) {
 	st := memstore.New()
 	run(t, st, func(t *testing.T, ctx context.Context, s *Service) {
 		t.Helper()
-		if got := code(s.Deny("eve", "d", time.Now())); got != wire.CodeUnavailable {
+		idle, err := New(Deps{Store: st})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := code(idle.Deny("eve", "d", time.Now())); got != wire.CodeUnavailable {
 			t.Errorf("before anything is known: %q", got)
 		}
 		synctest.Wait()
@@ -161,9 +166,9 @@ func TestFollowOfNothing(t *testing.T) {
 // A store that is away keeps what was decided in force.
 func TestStoreAway(t *testing.T) {
 	st := memstore.New()
-	var away bool
+	var away atomic.Bool
 	st.Hook = func(string, bool) error {
-		if away {
+		if away.Load() {
 			return errors.New("away")
 		}
 		return nil
@@ -174,7 +179,7 @@ func TestStoreAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		away = true
+		away.Store(true)
 		time.Sleep(time.Hour + time.Minute)
 		synctest.Wait()
 		if err := s.Decide(ctx, control.Entry{Kind: control.Unban, User: "eve"}); err == nil {
@@ -183,7 +188,7 @@ func TestStoreAway(t *testing.T) {
 		if got := code(s.Deny("eve", "", time.Now())); got != wire.CodeBanned {
 			t.Errorf("%q", got)
 		}
-		away = false
+		away.Store(false)
 		if err := s.Follow(ctx, func([]control.Entry, bool) error { return context.Canceled }); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
