@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"net/http"
+	"time"
 )
 
 // Code is an error code: the contract with clients. Texts beside it are
@@ -80,6 +81,11 @@ func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
 
 // Errorf makes an Error of a code and a text.
 func Errorf(code Code, text string) *Error { return &Error{Code: code, Message: text} }
+
+// RateLimited makes the Error of who must wait before it tries again.
+func RateLimited(wait time.Duration, text string) *Error {
+	return &Error{Code: CodeRateLimited, Message: text, RetryAfterMS: wait.Milliseconds() + 1} // rounded up: not too early
+}
 
 // Close codes of docs/protocol.md.
 const (

@@ -227,8 +227,8 @@ func (s *Session) floodedLocked(f wire.Frame, werr *wire.Error) bool {
 	if wait <= 0 {
 		return false
 	}
-	e := wire.Errorf(wire.CodeRateLimited, "too many frames on this connection")
-	e.RetryAfterMS, e.ClientID = wait.Milliseconds()+1, clientID(f.Op, f.Body)
+	e := wire.RateLimited(wait, "too many frames on this connection")
+	e.ClientID = clientID(f.Op, f.Body)
 	s.errorLocked(f.Seq, e)
 	return true
 }

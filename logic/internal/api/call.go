@@ -104,9 +104,7 @@ func (s *Server) tooMany(r *route, c *call) *wire.Error {
 	if wait <= 0 {
 		return nil
 	}
-	werr := wire.Errorf(wire.CodeRateLimited, "too many changes of this user")
-	werr.RetryAfterMS = wait.Milliseconds() + 1
-	return werr
+	return wire.RateLimited(wait, "too many changes of this user")
 }
 
 // ambiguous says whether a proxy in front may have seen the body end elsewhere,

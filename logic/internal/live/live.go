@@ -171,7 +171,7 @@ func (s *Service) RoomSend(from wire.UserID, b wire.RoomSend, done func(*wire.Er
 		return
 	}
 	if wait := s.d.Limits.Take(from); wait > 0 {
-		done(&wire.Error{Code: wire.CodeRateLimited, Message: "too many messages of this user", RetryAfterMS: wait.Milliseconds() + 1})
+		done(wire.RateLimited(wait, "too many messages of this user"))
 		return
 	}
 	id, err := s.d.IDs.Next()

@@ -138,9 +138,9 @@ func unavailable(clientID string) *wire.Error {
 }
 
 func tooFast(wait time.Duration, clientID string) *wire.Error {
-	return &wire.Error{
-		Code: wire.CodeRateLimited, Message: "too many messages of this user", RetryAfterMS: wait.Milliseconds() + 1, ClientID: clientID,
-	}
+	e := wire.RateLimited(wait, "too many messages of this user")
+	e.ClientID = clientID
+	return e
 }
 
 func refuse(code wire.Code, text, clientID string) *wire.Error {
