@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A transcript is a text that says what goes into a system and what must come
@@ -36,6 +37,7 @@ import (
 //	as alice[:ROLE] METHOD PATH [BODY]   an HTTP request with a token of alice; of "-", without
 //	= STATUS BODY                    its answer; a GET is repeated until it is this
 //	settle                           until every process knows what was decided
+//	later                            by a moment, where what is shown goes by time
 //
 // Bodies are JSON. In what is sent by a connection {{N}} is N times x, {{deep N}} objects N deep, {{users N}} N ids and
 // {{token alice web}} a token. In what is expected "*" is any value, "$x" any too the first time and that value from
@@ -52,7 +54,7 @@ type transcript struct {
 
 type transcriptLine struct {
 	no   int
-	who  string // connection; "as", "=", "settle" for what is none's
+	who  string // connection; "as", "=", "settle", "later" for what is none's
 	verb string
 	rest string
 }
@@ -94,7 +96,7 @@ func loadTranscript(file string) (*transcript, error) {
 			tr.names = append(tr.names, strings.Fields(rest)...)
 		case who == "with":
 			tr.alone, tr.settings = true, append(tr.settings, strings.Fields(rest)...)
-		case who == "as", who == "=", who == "settle":
+		case who == "as", who == "=", who == "settle", who == "later":
 			tr.lines = append(tr.lines, transcriptLine{no: no, who: who, rest: rest})
 		default:
 			verb, rest, _ := strings.Cut(rest, " ")
@@ -106,6 +108,9 @@ func loadTranscript(file string) (*transcript, error) {
 	}
 	return tr, nil
 }
+
+// aMoment is more than any window of time that a transcript's settings leave open.
+const aMoment = 50 * time.Millisecond
 
 // expects says whether the line is of what a connection is given.
 func (l *transcriptLine) expects() bool { return l.verb == "<=" || l.verb == "<-" || l.verb == "<*" }

@@ -93,6 +93,9 @@ func (r *transcriptRun) do(l transcriptLine) {
 	case "settle":
 		r.settle()
 		return
+	case "later":
+		<-time.After(aMoment)
+		return
 	}
 	switch verb, times, _ := strings.Cut(l.verb, ">"); {
 	case l.verb == "connects":
