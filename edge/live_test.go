@@ -261,6 +261,10 @@ func TestConnectionsOfAUser(t *testing.T) {
 	third.write(wire.OpAuth, wire.Auth{Token: r.token("bob", "c")})
 	third.expectError(wire.CodeRateLimited)
 	third.expectClose(wire.ClosePolicy)
+	eventually(t, "who was refused takes no place", func() bool {
+		got, err := r.reg.Lookup(r.ctx, []wire.UserID{"bob"}, nil)
+		return err == nil && len(got.Users["bob"]) == 2
+	})
 	r.login("bob", "a").ping() // its device's own place
 	r.login("eve", "c").ping()
 }
