@@ -127,10 +127,18 @@ func TestQuestions(t *testing.T) {
 	}
 }
 
+// listeners are the settings of everything that listens.
+func listeners() []string {
+	return []string{
+		"edge.listen-addr", "edge.tcp-addr", "edge.grpc-addr", "edge.admin-addr",
+		"logic.http-addr", "logic.grpc-addr", "logic.admin-addr", "job.admin-addr",
+	}
+}
+
 // ports are settings that take free ports.
 func ports() []string {
 	var args []string
-	for _, key := range []string{"edge.listen-addr", "edge.grpc-addr", "edge.admin-addr", "logic.http-addr", "logic.grpc-addr", "logic.admin-addr", "job.admin-addr"} {
+	for _, key := range listeners() {
 		args = append(args, "-"+key+"=127.0.0.1:0")
 	}
 	return args
@@ -142,7 +150,7 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	for _, key := range []string{"edge.listen-addr", "edge.grpc-addr", "edge.admin-addr", "logic.http-addr", "logic.grpc-addr", "logic.admin-addr", "job.admin-addr"} {
+	for _, key := range listeners() {
 		t.Run(key, func(t *testing.T) {
 			code, _, stderr := starling(t, nil, append(ports(), "-log.level=error", "-"+key+"="+ln.Addr().String())...)
 			var mine []string

@@ -54,9 +54,9 @@ func install(t *testing.T, driver string, databases [2]string) *installation {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = services.Stop(context.Background()) })
-	addrs := testkit.Reserve(t, 8)
-	x.api, x.ws, x.admins, x.job2 = addrs[0], addrs[1], addrs[4:7], addrs[7]
-	for i, key := range []string{"logic.http", "edge.listen", "logic.grpc", "edge.grpc", "logic.admin", "edge.admin", "job.admin"} {
+	addrs := testkit.Reserve(t, 9)
+	x.api, x.ws, x.admins, x.job2 = addrs[0], addrs[1], addrs[5:8], addrs[8]
+	for i, key := range []string{"logic.http", "edge.listen", "logic.grpc", "edge.grpc", "edge.tcp", "logic.admin", "edge.admin", "job.admin"} {
 		x.args = append(x.args, "-"+key+"-addr="+addrs[i])
 	}
 	x.args = append(x.args, "-kafka.brokers="+services.KafkaBrokers()[0], "-kafka.single-broker", "-redis.addrs="+services.RedisAddr(),
