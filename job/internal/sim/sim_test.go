@@ -17,10 +17,7 @@ import (
 func TestMain(m *testing.M) { testkit.VerifyMain(m) }
 
 // steps is the length of a schedule before its faults end.
-const (
-	defaultSchedules = 3000
-	steps            = 1500
-)
+const steps = 1500
 
 func envInt(t *testing.T, name string, or int) int {
 	t.Helper()
