@@ -193,11 +193,12 @@ func (s *Server) Drain(ctx context.Context) error {
 		return nil
 	}
 	s.draining = true
-	s.idle = make(chan struct{})
+	idle := make(chan struct{})
 	if s.calls == 0 {
-		close(s.idle)
+		close(idle)
+	} else {
+		s.idle = idle
 	}
-	idle := s.idle
 	s.mu.Unlock()
 	s.ln.stopAccepting()
 	select {

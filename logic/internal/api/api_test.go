@@ -603,6 +603,40 @@ func TestStoreAwayIsUnavailable(t *testing.T) {
 	}
 }
 
+// A connection that stood before the server was drained may bring one more call.
+func TestCallAfterDrain(t *testing.T) {
+	f := setup(t)
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	call := func() (closing bool) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/v1/edges", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+f.token("alice"))
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+		return resp.Close
+	}
+	if call() {
+		t.Fatal("the connection does not stay")
+	}
+	if err := f.server.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !call() {
+		t.Error("the connection is to be used again")
+	}
+}
+
 // Draining lets the call in hand finish and takes no new one.
 func TestDrain(t *testing.T) {
 	f := setup(t)
