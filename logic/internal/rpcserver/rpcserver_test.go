@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -97,7 +98,7 @@ func setup(t *testing.T) *world {
 	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		t.Fatal(err)
 	}
-	gs := rpc.NewServer()
+	gs := rpc.NewServer(grpc.WaitForHandlers(true))
 	rpcpb.RegisterLogicServer(gs, w.server)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
