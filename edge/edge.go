@@ -18,7 +18,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"github.com/starling-im/starling/common/app"
 	"github.com/starling-im/starling/common/limits"
@@ -145,7 +144,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	t.peers = peer.New(d.Registry, d.Metrics, log)
 	t.watch = watch.New(d.Registry, d.Metrics, log)
 	t.push = push.New(t.roster, groups{t.announcer, t}, t.announcer.Hello, d.Metrics, log)
-	t.grpc = rpc.NewServer(grpc.WaitForHandlers(true))
+	t.grpc = rpc.NewServer()
 	rpcpb.RegisterEdgeServer(t.grpc, grpcServer{t.push, t})
 	return t, nil
 }

@@ -59,7 +59,7 @@ func (s *serving) start(ctx context.Context) error {
 		OnDown: func(err error) { s.t.d.Log.Warn("lease not renewed", zap.Error(err)) },
 		OnUp:   func() { s.t.d.Log.Info("lease stands", zap.String("server_id", string(s.id))) },
 	})
-	s.grpc = rpc.NewServer(grpc.WaitForHandlers(true))
+	s.grpc = rpc.NewServer()
 	rpcpb.RegisterLogicServer(s.grpc, s.t.rpc)
 	s.serving.Go(func() {
 		if err := s.grpc.Serve(ln); err != nil {

@@ -25,15 +25,17 @@ const (
 	keepaliveTimeout = 3 * time.Second
 )
 
-// NewServer returns a gRPC server with the limits both tiers use.
-func NewServer(opts ...grpc.ServerOption) *grpc.Server {
-	return grpc.NewServer(append([]grpc.ServerOption{
+// NewServer returns a gRPC server with the limits both tiers use. Its Stop waits
+// for all handlers: none begins anything that somebody waits for already.
+func NewServer() *grpc.Server {
+	return grpc.NewServer(
+		grpc.WaitForHandlers(true),
 		grpc.MaxRecvMsgSize(MaxMessage),
-		grpc.InitialWindowSize(1 << 20),
-		grpc.InitialConnWindowSize(4 << 20),
+		grpc.InitialWindowSize(1<<20),
+		grpc.InitialConnWindowSize(4<<20),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-	}, opts...)...)
+	)
 }
 
 // Dial returns a client connection; it connects in the background and

@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
@@ -148,7 +147,7 @@ func start(t *testing.T) *rig {
 		defer r.mu.Unlock()
 		return "e1", 7, r.unlisted
 	}, prometheus.NewRegistry(), zap.NewNop())
-	g := rpc.NewServer(grpc.WaitForHandlers(true))
+	g := rpc.NewServer()
 	rpcpb.RegisterEdgeServer(g, r.srv)
 	var lc net.ListenConfig
 	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")

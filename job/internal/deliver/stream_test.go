@@ -32,7 +32,6 @@ type fakeEdge struct {
 
 	readers sync.WaitGroup
 	mu      sync.Mutex
-	stopped bool // no reader begins any more
 	streams int
 	got     []int64 // offsets that brought items, in order
 	lost    int
@@ -51,14 +50,7 @@ func startEdge(t *testing.T, name string) *fakeEdge {
 	rpcpb.RegisterEdgeServer(e.srv, e)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = e.srv.Serve(l) })
-	t.Cleanup(func() {
-		e.srv.Stop() // waits for no handler
-		wg.Wait()
-		e.mu.Lock()
-		e.stopped = true
-		e.mu.Unlock()
-		e.readers.Wait()
-	})
+	t.Cleanup(func() { e.srv.Stop(); wg.Wait(); e.readers.Wait() })
 	return e
 }
 
@@ -72,13 +64,7 @@ func (e *fakeEdge) Push(st grpc.BidiStreamingServer[rpcpb.PushBatch, rpcpb.PushR
 	if err := st.Send(&rpcpb.PushReply{Hello: &rpcpb.EdgeHello{Server: e.name, Positions: e.pos.Snapshot()}}); err != nil {
 		return err
 	}
-	e.mu.Lock()
-	if e.stopped {
-		e.mu.Unlock()
-		return errCut
-	}
 	e.readers.Go(func() { e.read(st) }) // ends after the handler, with the stream
-	e.mu.Unlock()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	var version uint64

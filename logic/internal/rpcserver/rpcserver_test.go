@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -98,7 +97,7 @@ func setup(t *testing.T) *world {
 	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		t.Fatal(err)
 	}
-	gs := rpc.NewServer(grpc.WaitForHandlers(true))
+	gs := rpc.NewServer()
 	rpcpb.RegisterLogicServer(gs, w.server)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
