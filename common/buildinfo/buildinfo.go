@@ -3,7 +3,11 @@
 // concurrent use; it only reads.
 package buildinfo
 
-import "runtime/debug"
+import (
+	"runtime/debug"
+	"slices"
+	"strings"
+)
 
 // version is set by the Makefile: -ldflags "-X …/common/buildinfo.version=v1.2.3".
 var version string
@@ -15,6 +19,7 @@ type Info struct {
 	Modified bool   `json:"modified"` // the checkout had changes
 	Time     string `json:"time"`     // of the revision
 	Go       string `json:"go"`
+	Planted  bool   `json:"planted,omitempty"` // with common/planted's bugs: for tests alone
 }
 
 // Read returns the facts of the running binary.
@@ -36,6 +41,8 @@ func from(linked string, bi *debug.BuildInfo) Info {
 			in.Time = s.Value
 		case "vcs.modified":
 			in.Modified = s.Value == "true"
+		case "-tags":
+			in.Planted = slices.Contains(strings.Split(s.Value, ","), "planted")
 		}
 	}
 	if in.Version == "" && bi.Main.Version != "(devel)" {
@@ -47,7 +54,7 @@ func from(linked string, bi *debug.BuildInfo) Info {
 	return in
 }
 
-// String is one line: version, revision, toolchain.
+// String is one line: version, revision, toolchain, and what it must not be used for.
 func (in Info) String() string {
 	s := in.Version
 	if in.Revision != "" {
@@ -58,6 +65,9 @@ func (in Info) String() string {
 	}
 	if in.Go != "" {
 		s += " " + in.Go
+	}
+	if in.Planted {
+		s += " WITH PLANTED BUGS"
 	}
 	return s
 }

@@ -34,6 +34,10 @@ func TestFrom(t *testing.T) {
 	if got := want.String(); got != "v1.2.3 0123456789ab modified go1.26.0" {
 		t.Errorf("String() = %q", got)
 	}
+	bi.Settings = append(bi.Settings, debug.BuildSetting{Key: "-tags", Value: "x,planted"})
+	if got := from("v1.2.3", bi).String(); got != "v1.2.3 0123456789ab modified go1.26.0 WITH PLANTED BUGS" {
+		t.Errorf("String() = %q", got)
+	}
 	if !strings.Contains(Read().String(), "go1.") {
 		t.Errorf("Read() = %s", Read())
 	}

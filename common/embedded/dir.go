@@ -18,6 +18,7 @@ const dirVersion = 1
 const (
 	lockName    = "lock"
 	versionName = "version"
+	brokersName = "brokers" // the address of the log, while a process runs it
 	versionTag  = "starling data folder, version "
 )
 
@@ -56,8 +57,7 @@ func lockDir(dir string) (*dirLock, error) {
 		owner, _ := os.ReadFile(path) //nolint:gosec // as above; only for the message
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("data folder %s is used by process %s: stop that process or give another folder with -data",
-				dir, orUnknown(strings.TrimSpace(string(owner))))
+			return nil, &inUseError{dir, orUnknown(strings.TrimSpace(string(owner)))}
 		}
 		return nil, fmt.Errorf("lock data folder %s: %w", dir, err)
 	}
@@ -67,6 +67,13 @@ func lockDir(dir string) (*dirLock, error) {
 		return nil, fmt.Errorf("write lock of data folder: %w", err)
 	}
 	return l, nil
+}
+
+// inUseError says which process has the folder.
+type inUseError struct{ dir, owner string }
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("data folder %s is used by process %s: stop that process or give another folder with -data", e.dir, e.owner)
 }
 
 func (l *dirLock) writePID() error {

@@ -28,7 +28,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,12 +92,32 @@ func Start(ctx context.Context, cfg Config) (*Services, error) {
 	if err != nil {
 		return nil, err
 	}
+	_ = os.Remove(filepath.Join(cfg.Dir, brokersName)) // of one that was killed
 	s := &Services{dir: cfg.Dir, log: cfg.Log, lock: lock}
 	if err := s.start(ctx, cfg); err != nil {
 		s.release()
 		return nil, err
 	}
 	return s, nil
+}
+
+// Join is Start for a command beside the server: where another process runs the
+// services of the folder, that one's are returned (running is true), without
+// Redis; their Stop leaves them as they are. A folder that is none is not made.
+func Join(ctx context.Context, cfg Config) (s *Services, running bool, err error) {
+	if _, err := os.Stat(filepath.Join(cfg.Dir, versionName)); err != nil {
+		return nil, false, fmt.Errorf("%q is no data folder: give that of the server with -data: %w", cfg.Dir, err)
+	}
+	s, err = Start(ctx, cfg)
+	used, inUse := errors.AsType[*inUseError](err)
+	if !inUse {
+		return s, false, err
+	}
+	b, err := os.ReadFile(filepath.Join(cfg.Dir, brokersName))
+	if err != nil {
+		return nil, true, fmt.Errorf("process %s has the data folder %s, and does not say where its log is; it begins or ends, or is of an older version: try again: %w", used.owner, used.dir, err)
+	}
+	return &Services{dir: cfg.Dir, brokers: strings.Fields(string(b))}, true, nil
 }
 
 func (c Config) withDefaults() Config {
@@ -127,6 +149,9 @@ func (s *Services) start(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("embedded redis: listen on %s: %w; choose another address", cfg.RedisAddr, err)
 	}
 	s.redisAddr = s.redis.Addr()
+	if err := writeFile(filepath.Join(cfg.Dir, brokersName), strings.Join(s.brokers, "\n")+"\n"); err != nil {
+		return fmt.Errorf("write where the embedded kafka is: %w", err)
+	}
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	keys := newExpiry(s.redis)
@@ -199,7 +224,10 @@ func (s *Services) release() {
 	if s.kafka != nil {
 		s.kafka.Close()
 	}
-	s.lock.release()
+	if s.lock != nil {
+		_ = os.Remove(filepath.Join(s.dir, brokersName))
+		s.lock.release()
+	}
 }
 
 // kafkaLog hands kfake's warnings and errors to zap; the rest is a line a

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,6 +105,57 @@ func TestStart(t *testing.T) {
 	}
 	stop(t, s)
 	stop(t, s)
+}
+
+// TestJoin: a command reaches the log of whoever has the folder, and runs it
+// itself where nobody has.
+func TestJoin(t *testing.T) {
+	dir := t.TempDir()
+	join := func() (*embedded.Services, bool, error) {
+		return embedded.Join(t.Context(), embedded.Config{Dir: dir, Log: zaptest.NewLogger(t)})
+	}
+	if s, _, err := join(); err == nil || s != nil || !strings.Contains(err.Error(), "-data") {
+		t.Errorf("no data folder: %v", err)
+	}
+	if es, _ := os.ReadDir(dir); len(es) != 0 {
+		t.Errorf("it was made: %v", es)
+	}
+	s := start(t, embedded.Config{Dir: dir})
+	j, running, err := join()
+	if err != nil || !running || !slices.Equal(j.KafkaBrokers(), s.KafkaBrokers()) || j.SQLitePath() != s.SQLitePath() {
+		t.Fatalf("joined %+v, running %v, %v", j, running, err)
+	}
+	c := client(t, j)
+	defer c.Close()
+	ping := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return c.Ping(ctx)
+	}
+	stop(t, j)
+	if err := ping(); err != nil {
+		t.Errorf("the log after the joined one has left: %v", err)
+	}
+	file := filepath.Join(dir, "brokers")
+	if err := os.Rename(file, file+".away"); err != nil { // it begins just now
+		t.Fatal(err)
+	}
+	if _, _, err := join(); err == nil || !strings.Contains(err.Error(), "try again") {
+		t.Errorf("no address: %v", err)
+	}
+	stop(t, s)
+	// What a killed process left behind leads nowhere.
+	if err := os.WriteFile(file, []byte("127.0.0.1:1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, running, err = join()
+	if err != nil || running || j.KafkaBrokers()[0] == "127.0.0.1:1" {
+		t.Fatalf("nothing runs: %v, running %v", err, running)
+	}
+	stop(t, j)
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the address is left behind: %v", err)
+	}
 }
 
 func TestRefused(t *testing.T) {

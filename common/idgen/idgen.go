@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/wire"
 )
 
@@ -74,6 +75,9 @@ func (g *Generator) Extend(until int64) {
 func (g *Generator) Next() (wire.MsgID, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.last > Epoch && planted.Now(planted.IDsRepeat) {
+		return wire.MsgID((g.last-Epoch)<<(workerBits+counterBits) | g.worker<<counterBits | g.counter), nil
+	}
 	ms, counter := g.now().UnixMilli(), int64(0)
 	if ms <= g.last {
 		ms, counter = g.last, g.counter+1

@@ -25,9 +25,11 @@ type AdminConfig struct {
 	Key  string // the setting's name, for error messages; may be empty
 	// Modules, if given, is what /modules shows as JSON.
 	Modules func() any
+	// Ledger, if given, is what /ledger shows as JSON.
+	Ledger func(ctx context.Context) any
 }
 
-// Admin serves /metrics, /healthz, /readyz, /modules and /debug/pprof over
+// Admin serves /metrics, /healthz, /readyz, /modules, /ledger and /debug/pprof over
 // plain HTTP. It is for operators: bind it to loopback or an inner network.
 type Admin struct {
 	cfg   AdminConfig
@@ -52,7 +54,10 @@ func NewAdmin(cfg AdminConfig, gatherer prometheus.Gatherer, ready func() error,
 	mux.HandleFunc("GET /healthz", a.healthz)
 	mux.HandleFunc("GET /readyz", a.readyz)
 	if cfg.Modules != nil {
-		mux.HandleFunc("GET /modules", a.modules)
+		mux.HandleFunc("GET /modules", func(w http.ResponseWriter, _ *http.Request) { a.show(w, cfg.Modules()) })
+	}
+	if cfg.Ledger != nil {
+		mux.HandleFunc("GET /ledger", func(w http.ResponseWriter, r *http.Request) { a.show(w, cfg.Ledger(r.Context())) })
 	}
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -134,11 +139,11 @@ func (a *Admin) reply(w http.ResponseWriter, status int, text string) {
 	}
 }
 
-func (a *Admin) modules(w http.ResponseWriter, _ *http.Request) {
+func (a *Admin) show(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(a.cfg.Modules()); err != nil {
+	if err := enc.Encode(v); err != nil {
 		a.log.Debug("admin answer not written", zap.Error(err))
 	}
 }

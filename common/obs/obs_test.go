@@ -2,6 +2,7 @@ package obs
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/starling-im/starling/common/ledger"
 	"github.com/starling-im/starling/common/testkit"
 )
 
@@ -114,7 +116,7 @@ func TestAdmin(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	promauto.With(reg).NewCounter(prometheus.CounterOpts{Name: "starling_test_total", Help: "A test."}).Inc()
 	var unready atomic.Pointer[error]
-	a, err := NewAdmin(AdminConfig{Addr: "127.0.0.1:0", Modules: func() any { return []string{"edge"} }}, reg,
+	a, err := NewAdmin(AdminConfig{Addr: "127.0.0.1:0", Modules: func() any { return []string{"edge"} }, Ledger: func(context.Context) any { return "balanced" }}, reg,
 		func() error {
 			if e := unready.Load(); e != nil {
 				return *e
@@ -137,6 +139,7 @@ func TestAdmin(t *testing.T) {
 		"/healthz":             "ok ",
 		"/readyz":              "ready",
 		"/modules":             `"edge"`,
+		ledger.Path:            `"balanced"`, // where `starling ledger` asks
 		"/debug/pprof/cmdline": "obs.test",
 		"/debug/pprof/heap":    "",
 	} {

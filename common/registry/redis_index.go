@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/wire"
 )
 
@@ -99,12 +100,12 @@ func (r *Redis) Lookup(ctx context.Context, users []wire.UserID, groups []wire.G
 		out.Known = s.Known && s.whole
 		for i, u := range users {
 			rs := slices.DeleteFunc(parseRoutes(us[i].Val()), func(rt Route) bool { return !live.live(rt) })
-			if len(rs) > 0 {
+			if len(rs) > 0 && !planted.Now(planted.RegistryOmitsRoutes) {
 				out.Users[u] = rs
 			}
 		}
 		for i, g := range groups {
-			if ss := liveServers(gs[i].Val(), &live); len(ss) > 0 {
+			if ss := liveServers(gs[i].Val(), &live); len(ss) > 0 && !planted.Now(planted.RegistryOmitsEdges) {
 				out.Groups[g] = ss
 			}
 		}
@@ -185,8 +186,8 @@ func (r *Redis) PutRoutes(ctx context.Context, routes map[wire.UserID][]Route) (
 			if len(s) > 0 {
 				stood[u] = s
 			}
-			if len(gone) > 0 {
-				p.HDel(ctx, r.connKey(u), gone...)
+			for _, rt := range gone { // compared again: its edge may just have announced it anew
+				p.Eval(ctx, routeIfEpoch, []string{r.connKey(u)}, connField(rt.Conn), string(rt.Server), strconv.FormatUint(rt.Epoch, 10))
 			}
 		}
 		return exec(ctx, p)
@@ -198,17 +199,17 @@ func (r *Redis) PutRoutes(ctx context.Context, routes map[wire.UserID][]Route) (
 }
 
 // settle returns what stands beside mine (of several of mine each stands beside
-// the rest) or stood for their devices, and which fields are to go: older ones of a device, mine where a newer one lives, and all
+// the rest) or stood for their devices, and which are to go: older ones of a device, mine where a newer one lives, and all
 // of dead leases, which no sweeper has to find then. A newer one of a dead lease
 // is no reason to give way.
-func settle(mine, all []Route, live *leaseCache) (stood []Route, gone []string) {
+func settle(mine, all []Route, live *leaseCache) (stood, gone []Route) {
 	for _, o := range all {
 		lives := live.live(o)
 		own := slices.ContainsFunc(mine, func(m Route) bool { return m.Conn == o.Conn })
 		older := slices.ContainsFunc(mine, func(m Route) bool { return replaces(m, o) })
 		newer := own && slices.ContainsFunc(all, func(p Route) bool { return replaces(p, o) && live.live(p) })
 		if older || newer || !own && !lives {
-			gone = append(gone, connField(o.Conn))
+			gone = append(gone, o)
 		}
 		if older || lives && !newer && (!own || len(mine) > 1) {
 			stood = append(stood, o)

@@ -81,7 +81,7 @@ type Reservation struct {
 
 // Reserved is the answer: the winner's id and hash, and what is known of its
 // fate. First is true for the winner itself. Acked is the time (ms) of the
-// send_ack, 0 while none was given.
+// send_ack, 0 while none was given, below 0 if the message was refused instead.
 type Reserved struct {
 	ID    wire.MsgID
 	Hash  uint64
@@ -163,7 +163,7 @@ type Index interface {
 type Cache interface {
 	// Reserve answers each reservation, in one pipeline.
 	Reserve(ctx context.Context, rs []Reservation) ([]Reserved, error)
-	// MarkAcked keeps the time of a send_ack with its reservation.
+	// MarkAcked keeps the time of a send_ack with its reservation (Reserved.Acked).
 	MarkAcked(ctx context.Context, rs []Reservation, ts []int64) error
 	// PutMessages caches bodies; GetMessages returns those that stand, by id.
 	PutMessages(ctx context.Context, ms []CachedMsg) error

@@ -152,3 +152,69 @@ func FuzzParseOffline(f *testing.F) {
 		}
 	})
 }
+
+// betweenHook does something once, before the second pipeline of a call.
+type betweenHook struct {
+	infoHook
+	do func()
+}
+
+func (h *betweenHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Name() == "hdel" || c.Name() == "eval" }) && h.do != nil {
+			h.do()
+			h.do = nil
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// TestAnnouncedMeanwhile: two edges whose leases had lapsed announce their
+// connections of one user at once. What one found dead of the other's it must not
+// take away once that is announced anew.
+func TestAnnouncedMeanwhile(t *testing.T) {
+	m := miniredis.RunT(t)
+	var c Config
+	c.RegisterFlags(flag.NewFlagSet("", flag.ContinueOnError), "redis.")
+	c.Addrs, c.Timeout = config.Strings{m.Addr()}, 10*time.Second
+	open := func() *Redis {
+		r, err := New(c, zaptest.NewLogger(t), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = r.Close() })
+		return r
+	}
+	one, two := open(), open()
+	ctx := t.Context()
+	put := func(r *Redis, rt Route) {
+		t.Helper()
+		if _, err := r.PutRoutes(ctx, map[wire.UserID][]Route{"ann": {rt}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, server := range []wire.ServerID{"e1", "e2"} {
+		if _, err := one.Renew(ctx, Lease{Tier: TierEdge, Server: server, Epoch: 1}, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	phone, web := Route{Conn: 1, Server: "e1", Epoch: 1, Device: "phone"}, Route{Conn: 2, Server: "e2", Epoch: 1, Device: "web"}
+	put(one, phone)
+	put(two, web)
+	// Both lapsed, and stand under new epochs.
+	for _, server := range []wire.ServerID{"e1", "e2"} {
+		if _, err := one.Renew(ctx, Lease{Tier: TierEdge, Server: server, Epoch: 2}, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	phone.Epoch, web.Epoch = 2, 2
+	two.c.AddHook(&betweenHook{do: func() { put(one, phone) }})
+	put(two, web)
+	found, err := one.Lookup(ctx, []wire.UserID{"ann"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rs := found.Users["ann"]; len(rs) != 2 {
+		t.Errorf("routes %+v, want both devices'", rs)
+	}
+}

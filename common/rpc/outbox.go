@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 )
@@ -56,14 +57,20 @@ type OutboxConfig struct {
 }
 
 // OutboxStats is what metrics show of an Outbox. Frames and Bytes are its
-// depth; the rest only grows.
+// depth, Held of it the frames with a position; the rest only grows. At any
+// moment Pushed = Confirmed + Lost + Released + Held, and Ephemeral =
+// EphemeralSent + EphemeralDropped + Frames - Held.
 type OutboxStats struct {
 	Frames, Bytes    int
+	Held             int
 	Pushed           uint64 // frames with a position taken in
 	Confirmed        uint64 // of these, confirmed by the edge
 	Lost             uint64 // dropped because the box was full: the edge is told lost
+	Released         uint64 // left to the next owner of their partition
 	LostTold         uint64 // lost frames sent
-	EphemeralDropped uint64 // frames without position that met no stream or a full box
+	Ephemeral        uint64 // frames without position handed over
+	EphemeralSent    uint64 // of these, sent
+	EphemeralDropped uint64 // of these, met no stream or a full box, or its stream ended
 }
 
 // boxPart is one partition's part of the box.
@@ -153,6 +160,7 @@ func (o *Outbox) Push(f *rpcpb.PushFrame) bool {
 	o.n++
 	bf := &boxFrame{kind: kindFrame, n: o.n, size: size, frame: f}
 	if f.GetAt() == nil {
+		o.stats.Ephemeral++
 		if full || !o.up {
 			o.stats.EphemeralDropped++
 			return false
@@ -176,6 +184,9 @@ func (o *Outbox) Push(f *rpcpb.PushFrame) bool {
 	case full:
 		o.overflowLocked(bf.part, part)
 		return false
+	}
+	if planted.Now(planted.OutboxDropsFrame) {
+		return true
 	}
 	o.addLocked(bf)
 	part.held = append(part.held, bf)
@@ -312,5 +323,9 @@ func (o *Outbox) Unconfirmed(p record.PartitionID) (offset int64, ok bool) {
 func (o *Outbox) Stats() OutboxStats {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.stats
+	st := o.stats
+	for _, part := range o.parts { // what is there, not what was counted
+		st.Held += len(part.held)
+	}
+	return st
 }

@@ -19,6 +19,7 @@ func (o *Outbox) sendLocked(bf *boxFrame) *rpcpb.PushFrame {
 	}
 	if bf.kind == kindEphemeral {
 		o.dropLocked(bf)
+		o.stats.EphemeralSent++
 		return bf.frame
 	}
 	part := o.parts[bf.part] // stands: Release kills what it has in the queue
@@ -85,6 +86,7 @@ func (o *Outbox) releaseLocked(p record.PartitionID) {
 	if part == nil {
 		return
 	}
+	o.stats.Released += uint64(len(part.held))
 	for _, bf := range part.held {
 		o.dropLocked(bf)
 	}

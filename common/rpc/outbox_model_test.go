@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -31,6 +32,9 @@ func (m *model) startEdge() {
 }
 
 func (e *modelEdge) take(f *rpcpb.PushFrame) error {
+	if f.GetAt() == nil {
+		return nil
+	}
 	p, offset := PartitionOf(f.GetAt()), f.GetAt().GetOffset()
 	if !e.pos.Admit(f.GetAt(), f.GetLost()) {
 		return nil
@@ -206,6 +210,23 @@ func (m *model) commit(p record.PartitionID) {
 	m.committed[p] = max(m.committed[p], next)
 }
 
+// balance checks that every frame taken in is somewhere.
+func (m *model) balance() error {
+	for _, o := range []*owner{m.own, m.old} {
+		if o == nil {
+			continue
+		}
+		if m.r.IntN(10) == 0 {
+			o.box.Push(&rpcpb.PushFrame{})
+		}
+		s := o.box.Stats()
+		if s.Pushed != s.Confirmed+s.Lost+s.Released+uint64(s.Held) || s.Ephemeral != s.EphemeralSent+s.EphemeralDropped+uint64(s.Frames-s.Held) {
+			return fmt.Errorf("does not balance: %+v", s)
+		}
+	}
+	return nil
+}
+
 // settle lets everything that is under way arrive and checks the promise: what
 // an edge did not get it was told lost.
 func (m *model) settle() error {
@@ -250,7 +271,7 @@ func TestOutboxModel(t *testing.T) {
 		m := newModel(seed)
 		steps := 20 + m.r.IntN(300)
 		for i := range steps {
-			if err := m.step(); err != nil {
+			if err := errors.Join(m.step(), m.balance()); err != nil {
 				t.Fatalf("seed %d, step %d: %v", seed, i, err)
 			}
 		}

@@ -44,7 +44,7 @@ type PartitionState struct {
 	Counts
 }
 
-// Counts are the ledger's exact columns: log end = sum of these + lag.
+// Counts are the ledger's exact columns: log end = First + sum of the others + lag.
 type Counts struct {
 	Stored   int64 // messages that took a seq
 	Updates  int64 // recalls and edits that took a seq
@@ -128,6 +128,13 @@ type Row struct {
 	Version   int64
 }
 
+// Content is a message's content with the state that it belongs to, as in Row.
+type Content struct {
+	Text    string
+	Status  string
+	Version int64
+}
+
 // OutcomeKey is what a repeat has in common with its first.
 type OutcomeKey struct {
 	Conv     wire.ConvID
@@ -164,9 +171,13 @@ type Turn struct {
 	Members       []MemberChange
 	Rows          []ConvRow
 	Updates       []RowUpdate
-	Outcomes      []Outcome
-	Refusals      []Refusal
-	Blocks        []BlockChange // at most one of a pair
+	// Voided verdicts go, and the refusals of their ids with them, before what
+	// follows is written: others take their places. One that does not stand is
+	// passed over.
+	Voided   []Outcome
+	Outcomes []Outcome
+	Refusals []Refusal
+	Blocks   []BlockChange // at most one of a pair
 }
 
 // PartitionMove guards and moves one partition. Commit fences it out unless
@@ -304,7 +315,7 @@ type Query interface {
 	// 0, else the oldest limit after it; -1 is before the first.
 	History(ctx context.Context, u wire.UserID, conv wire.ConvID, after, before int64, limit int) ([]Row, error)
 	// Contents returns the content of messages by seq, for those that stand.
-	Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]string, error)
+	Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]Content, error)
 	// MoveCursors applies acks and reads, clamped to what the user may see;
 	// moves of conversations the user is not in are left out of the answer.
 	// States that come with an error stand (several shards, of which one

@@ -107,7 +107,8 @@ type Record struct {
 	Hash     uint64                 `protobuf:"fixed64,7,opt,name=hash,proto3" json:"hash,omitempty"`                       // of what the sender decided (type and content): same client_id, other hash = conflict
 	Origin   *Origin                `protobuf:"bytes,8,opt,name=origin,proto3" json:"origin,omitempty"`
 	Limits   *Limits                `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
-	Resend   bool                   `protobuf:"varint,10,opt,name=resend,proto3" json:"resend,omitempty"` // the same client_id was produced before
+	Resend   bool                   `protobuf:"varint,10,opt,name=resend,proto3" json:"resend,omitempty"`                     // the same client_id was produced before
+	ReplayOf int64                  `protobuf:"varint,11,opt,name=replay_of,json=replayOf,proto3" json:"replay_of,omitempty"` // a record that was set aside, written again: the time that it had in the log, ms; else 0
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Record_Send
@@ -216,6 +217,13 @@ func (x *Record) GetResend() bool {
 		return x.Resend
 	}
 	return false
+}
+
+func (x *Record) GetReplayOf() int64 {
+	if x != nil {
+		return x.ReplayOf
+	}
+	return 0
 }
 
 func (x *Record) GetBody() isRecord_Body {
@@ -825,7 +833,7 @@ var File_record_record_proto protoreflect.FileDescriptor
 
 const file_record_record_proto_rawDesc = "" +
 	"\n" +
-	"\x13record/record.proto\x12\x12starling.record.v1\"\xc2\x03\n" +
+	"\x13record/record.proto\x12\x12starling.record.v1\"\xdf\x03\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x03R\x02id\x12\x12\n" +
@@ -837,7 +845,8 @@ const file_record_record_proto_rawDesc = "" +
 	"\x06origin\x18\b \x01(\v2\x1a.starling.record.v1.OriginR\x06origin\x122\n" +
 	"\x06limits\x18\t \x01(\v2\x1a.starling.record.v1.LimitsR\x06limits\x12\x16\n" +
 	"\x06resend\x18\n" +
-	" \x01(\bR\x06resend\x12.\n" +
+	" \x01(\bR\x06resend\x12\x1b\n" +
+	"\treplay_of\x18\v \x01(\x03R\breplayOf\x12.\n" +
 	"\x04send\x18\x14 \x01(\v2\x18.starling.record.v1.SendH\x00R\x04send\x124\n" +
 	"\x06update\x18\x15 \x01(\v2\x1a.starling.record.v1.UpdateH\x00R\x06update\x127\n" +
 	"\acommand\x18\x16 \x01(\v2\x1b.starling.record.v1.CommandH\x00R\acommandB\x06\n" +

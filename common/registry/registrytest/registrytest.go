@@ -295,6 +295,8 @@ func (s suite) reserve() {
 	})
 	check(t, e.Other.MarkAcked(ctx, []registry.Reservation{q}, []int64{1234}))
 	same(t, "acked", reserve(later), []registry.Reserved{{ID: 5, Hash: 1 << 63, Acked: 1234}})
+	check(t, e.Other.MarkAcked(ctx, []registry.Reservation{q}, []int64{-1}))
+	same(t, "refused", reserve(later), []registry.Reserved{{ID: 5, Hash: 1 << 63, Acked: -1}})
 
 	// Emptied: the next one is first, and its mark is the only one.
 	e.Flush()

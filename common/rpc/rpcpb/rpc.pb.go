@@ -866,6 +866,7 @@ type PushFrame struct {
 	At            *Position              `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"` // absent: not from a position (im_push), at most once
 	Items         []*PushItem            `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
 	Lost          bool                   `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"` // frames up to `at` were left out: tell the sessions lagged {}
+	Once          *Position              `protobuf:"bytes,4,opt,name=once,proto3" json:"once,omitempty"`  // of im_push: an edge passes it on once, whoever brings it again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -919,6 +920,13 @@ func (x *PushFrame) GetLost() bool {
 		return x.Lost
 	}
 	return false
+}
+
+func (x *PushFrame) GetOnce() *Position {
+	if x != nil {
+		return x.Once
+	}
+	return nil
 }
 
 type PushItem struct {
@@ -1291,11 +1299,12 @@ const file_rpc_rpc_proto_rawDesc = "" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\"?\n" +
 	"\tPushBatch\x122\n" +
-	"\x06frames\x18\x01 \x03(\v2\x1a.starling.rpc.v1.PushFrameR\x06frames\"{\n" +
+	"\x06frames\x18\x01 \x03(\v2\x1a.starling.rpc.v1.PushFrameR\x06frames\"\xaa\x01\n" +
 	"\tPushFrame\x12)\n" +
 	"\x02at\x18\x01 \x01(\v2\x19.starling.rpc.v1.PositionR\x02at\x12/\n" +
 	"\x05items\x18\x02 \x03(\v2\x19.starling.rpc.v1.PushItemR\x05items\x12\x12\n" +
-	"\x04lost\x18\x03 \x01(\bR\x04lost\"\xc9\x02\n" +
+	"\x04lost\x18\x03 \x01(\bR\x04lost\x12-\n" +
+	"\x04once\x18\x04 \x01(\v2\x19.starling.rpc.v1.PositionR\x04once\"\xc9\x02\n" +
 	"\bPushItem\x128\n" +
 	"\x06action\x18\x01 \x01(\x0e2 .starling.rpc.v1.PushItem.ActionR\x06action\x12\x14\n" +
 	"\x05users\x18\x02 \x03(\tR\x05users\x12\x14\n" +
@@ -1379,27 +1388,28 @@ var file_rpc_rpc_proto_depIdxs = []int32{
 	14, // 3: starling.rpc.v1.PushBatch.frames:type_name -> starling.rpc.v1.PushFrame
 	12, // 4: starling.rpc.v1.PushFrame.at:type_name -> starling.rpc.v1.Position
 	15, // 5: starling.rpc.v1.PushFrame.items:type_name -> starling.rpc.v1.PushItem
-	0,  // 6: starling.rpc.v1.PushItem.action:type_name -> starling.rpc.v1.PushItem.Action
-	17, // 7: starling.rpc.v1.PushReply.hello:type_name -> starling.rpc.v1.EdgeHello
-	12, // 8: starling.rpc.v1.PushReply.positions:type_name -> starling.rpc.v1.Position
-	18, // 9: starling.rpc.v1.PushReply.not_here:type_name -> starling.rpc.v1.NotHere
-	12, // 10: starling.rpc.v1.EdgeHello.positions:type_name -> starling.rpc.v1.Position
-	12, // 11: starling.rpc.v1.NotHere.at:type_name -> starling.rpc.v1.Position
-	4,  // 12: starling.rpc.v1.Logic.Login:input_type -> starling.rpc.v1.LoginRequest
-	7,  // 13: starling.rpc.v1.Logic.Uplink:input_type -> starling.rpc.v1.UpBatch
-	1,  // 14: starling.rpc.v1.Logic.Control:input_type -> starling.rpc.v1.ControlRequest
-	13, // 15: starling.rpc.v1.Edge.Push:input_type -> starling.rpc.v1.PushBatch
-	10, // 16: starling.rpc.v1.Edge.Kick:input_type -> starling.rpc.v1.KickRequest
-	5,  // 17: starling.rpc.v1.Logic.Login:output_type -> starling.rpc.v1.LoginReply
-	9,  // 18: starling.rpc.v1.Logic.Uplink:output_type -> starling.rpc.v1.DownBatch
-	2,  // 19: starling.rpc.v1.Logic.Control:output_type -> starling.rpc.v1.ControlBatch
-	16, // 20: starling.rpc.v1.Edge.Push:output_type -> starling.rpc.v1.PushReply
-	11, // 21: starling.rpc.v1.Edge.Kick:output_type -> starling.rpc.v1.KickReply
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	12, // 6: starling.rpc.v1.PushFrame.once:type_name -> starling.rpc.v1.Position
+	0,  // 7: starling.rpc.v1.PushItem.action:type_name -> starling.rpc.v1.PushItem.Action
+	17, // 8: starling.rpc.v1.PushReply.hello:type_name -> starling.rpc.v1.EdgeHello
+	12, // 9: starling.rpc.v1.PushReply.positions:type_name -> starling.rpc.v1.Position
+	18, // 10: starling.rpc.v1.PushReply.not_here:type_name -> starling.rpc.v1.NotHere
+	12, // 11: starling.rpc.v1.EdgeHello.positions:type_name -> starling.rpc.v1.Position
+	12, // 12: starling.rpc.v1.NotHere.at:type_name -> starling.rpc.v1.Position
+	4,  // 13: starling.rpc.v1.Logic.Login:input_type -> starling.rpc.v1.LoginRequest
+	7,  // 14: starling.rpc.v1.Logic.Uplink:input_type -> starling.rpc.v1.UpBatch
+	1,  // 15: starling.rpc.v1.Logic.Control:input_type -> starling.rpc.v1.ControlRequest
+	13, // 16: starling.rpc.v1.Edge.Push:input_type -> starling.rpc.v1.PushBatch
+	10, // 17: starling.rpc.v1.Edge.Kick:input_type -> starling.rpc.v1.KickRequest
+	5,  // 18: starling.rpc.v1.Logic.Login:output_type -> starling.rpc.v1.LoginReply
+	9,  // 19: starling.rpc.v1.Logic.Uplink:output_type -> starling.rpc.v1.DownBatch
+	2,  // 20: starling.rpc.v1.Logic.Control:output_type -> starling.rpc.v1.ControlBatch
+	16, // 21: starling.rpc.v1.Edge.Push:output_type -> starling.rpc.v1.PushReply
+	11, // 22: starling.rpc.v1.Edge.Kick:output_type -> starling.rpc.v1.KickReply
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_rpc_rpc_proto_init() }

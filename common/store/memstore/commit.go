@@ -93,13 +93,20 @@ func (s *Store) checkOutcomesLocked(t *store.Turn) error {
 	for i := range t.Outcomes {
 		o := &t.Outcomes[i]
 		k := dayKey{o.OutcomeKey, o.TS / store.DayMS}
-		sameDay := func(old store.Outcome) bool { return old.TS/store.DayMS == k.day }
+		sameDay := func(old store.Outcome) bool { return old.TS/store.DayMS == k.day && !voids(t, old) }
 		if seen[k] || slices.ContainsFunc(s.outcomes[o.OutcomeKey], sameDay) {
 			return fmt.Errorf("outcome of %q in %q exists", o.ClientID, o.Conv)
 		}
 		seen[k] = true
 	}
 	return nil
+}
+
+// voids says whether a turn takes a verdict back.
+func voids(t *store.Turn, o store.Outcome) bool {
+	return slices.ContainsFunc(t.Voided, func(v store.Outcome) bool {
+		return v.OutcomeKey == o.OutcomeKey && v.TS/store.DayMS == o.TS/store.DayMS
+	})
 }
 
 // checkMembersLocked refuses a second open interval of one user.
@@ -175,6 +182,11 @@ func (s *Store) applyLocked(t *store.Turn) {
 }
 
 func (s *Store) applyVerdictsLocked(t *store.Turn) {
+	for _, v := range t.Voided {
+		s.outcomes[v.OutcomeKey] = slices.DeleteFunc(s.outcomes[v.OutcomeKey], func(o store.Outcome) bool { return voids(t, o) })
+		delete(s.verdicts, senderID{v.From, v.ID})
+		s.refusals[v.From] = slices.DeleteFunc(s.refusals[v.From], func(r store.Refusal) bool { return r.ID == v.ID })
+	}
 	for _, o := range t.Outcomes {
 		days := append(s.outcomes[o.OutcomeKey], o)
 		slices.SortFunc(days, func(a, b store.Outcome) int { return cmp.Compare(a.TS, b.TS) })

@@ -174,16 +174,16 @@ func (s *Store) History(ctx context.Context, u wire.UserID, conv wire.ConvID, af
 }
 
 // Contents returns the content of messages.
-func (s *Store) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]string, error) {
-	return get(ctx, s, "Contents", func() (map[int64]string, error) {
-		out := make(map[int64]string, len(seqs))
+func (s *Store) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]store.Content, error) {
+	return get(ctx, s, "Contents", func() (map[int64]store.Content, error) {
+		out := make(map[int64]store.Content, len(seqs))
 		c := s.convs[conv]
 		if c == nil {
 			return out, nil
 		}
 		for _, seq := range seqs {
 			if r := c.row(seq); r != nil && r.Kind == store.KindMessage {
-				out[seq] = r.Content
+				out[seq] = store.Content{Text: r.Content, Status: r.Status, Version: r.Version}
 			}
 		}
 		return out, nil

@@ -136,8 +136,8 @@ func (s *Set) History(ctx context.Context, u wire.UserID, conv wire.ConvID, afte
 }
 
 // Contents asks the conversation's shard.
-func (s *Set) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]string, error) {
-	return in(ctx, s, conv, func(st store.Store) (map[int64]string, error) { return st.Contents(ctx, conv, seqs) })
+func (s *Set) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]store.Content, error) {
+	return in(ctx, s, conv, func(st store.Store) (map[int64]store.Content, error) { return st.Contents(ctx, conv, seqs) })
 }
 
 // Receipts asks the conversation's shard.

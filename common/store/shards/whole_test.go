@@ -120,6 +120,10 @@ func (w *whole) Commit(ctx context.Context, t *store.Turn) ([]record.PartitionID
 		p := &parts[at(wire.PrivateConv(b.Owner, b.Peer))]
 		p.Blocks = append(p.Blocks, b)
 	}
+	for _, o := range t.Voided {
+		p := &parts[at(o.Conv)]
+		p.Voided = append(p.Voided, o)
+	}
 	for _, o := range t.Outcomes {
 		p := &parts[at(o.Conv)]
 		p.Outcomes = append(p.Outcomes, o)

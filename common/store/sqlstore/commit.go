@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -143,10 +144,17 @@ func (c *commit) statements() []statement {
 	b.insert(c.s.t.heads, len(heads), head(heads))
 	b.insert(c.s.t.members, len(c.t.Members), func(dst []any, i int) []any {
 		m := &c.t.Members[i]
+		if m.LeftSeq > 0 && planted.Now(planted.StoreForgetsLeave) {
+			return append(dst, m.Conv.ID, string(m.User), m.Role, m.JoinedSeq, int64(0), m.MutedUntil)
+		}
 		return append(dst, m.Conv.ID, string(m.User), m.Role, m.JoinedSeq, m.LeftSeq, m.MutedUntil)
 	})
-	b.insert(c.s.t.messages, len(c.t.Rows), func(dst []any, i int) []any {
-		r := &c.t.Rows[i]
+	rows := c.t.Rows
+	if len(rows) > 0 && planted.Now(planted.StoreLosesRow) {
+		rows = rows[1:]
+	}
+	b.insert(c.s.t.messages, len(rows), func(dst []any, i int) []any {
+		r := &rows[i]
 		return append(dst, r.Conv.ID, month(r.TS), r.Seq, int64(r.Kind), int64(r.ID), string(r.From), string(r.Type), r.Content, r.TS,
 			r.ClientID, joinUsers(r.Mention), int64(r.ReplyTo), r.Status, r.TargetSeq, r.Version)
 	})
@@ -155,15 +163,7 @@ func (c *commit) statements() []statement {
 		b.add("UPDATE messages SET status = ?, content = ?, version = ? WHERE conv_id = ? AND seq = ?",
 			u.Status, u.Content, u.Version, u.Conv.ID, u.TargetSeq)
 	}
-	b.insert(c.s.t.outcomes, len(c.t.Outcomes), func(dst []any, i int) []any {
-		o := &c.t.Outcomes[i]
-		return append(dst, o.TS/store.DayMS, string(o.Conv), string(o.From), o.ClientID, o.Partition.Topic, int64(o.Partition.Number),
-			int64(o.ID), int64(o.Hash), string(o.Code), o.Seq, o.N, o.TS, o.Offset) // hash: the bits are kept
-	})
-	b.insert(c.s.t.refusals, len(c.t.Refusals), func(dst []any, i int) []any {
-		r := &c.t.Refusals[i]
-		return append(dst, string(r.User), int64(r.ID), r.TS, r.ClientID, string(r.Conv), string(r.Code))
-	})
+	c.verdicts(&b)
 	var begun []store.BlockChange
 	for _, bc := range c.t.Blocks {
 		if bc.Since > 0 {
@@ -176,6 +176,25 @@ func (c *commit) statements() []statement {
 		return append(dst, string(begun[i].Owner), string(begun[i].Peer), begun[i].Since)
 	})
 	return b.list
+}
+
+// verdicts writes outcomes and refusals in the places of those that are voided.
+func (c *commit) verdicts(b *batch) {
+	for i := range c.t.Voided {
+		v := &c.t.Voided[i]
+		b.add("DELETE FROM outcomes WHERE conv = ? AND sender = ? AND client_id = ? AND day = ?",
+			string(v.Conv), string(v.From), v.ClientID, v.TS/store.DayMS)
+		b.add("DELETE FROM refusals WHERE user = ? AND id = ?", string(v.From), int64(v.ID))
+	}
+	b.insert(c.s.t.outcomes, len(c.t.Outcomes), func(dst []any, i int) []any {
+		o := &c.t.Outcomes[i]
+		return append(dst, o.TS/store.DayMS, string(o.Conv), string(o.From), o.ClientID, o.Partition.Topic, int64(o.Partition.Number),
+			int64(o.ID), int64(o.Hash), string(o.Code), o.Seq, o.N, o.TS, o.Offset) // hash: the bits are kept
+	})
+	b.insert(c.s.t.refusals, len(c.t.Refusals), func(dst []any, i int) []any {
+		r := &c.t.Refusals[i]
+		return append(dst, string(r.User), int64(r.ID), r.TS, r.ClientID, string(r.Conv), string(r.Code))
+	})
 }
 
 // Kinds of conversations.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -73,6 +74,9 @@ func (s *Store) MoveCursors(ctx context.Context, list []store.CursorMove) ([]sto
 		c := grown[i]
 		return append(dst, c.conv, string(c.user), string(c.device), c.delivered, c.read)
 	})
+	if planted.Now(planted.StoreTurnsCursorBack) {
+		b.add("UPDATE cursors SET delivered = delivered / 2, read_seq = read_seq / 2")
+	}
 	if len(b.list) > 0 {
 		if err := s.write(ctx, b.list); err != nil {
 			return nil, fmt.Errorf("move cursors: %w", err)
@@ -157,7 +161,7 @@ func (m *moves) apply(list []store.CursorMove) {
 func (m *moves) grown() []cursorRow {
 	var out []cursorRow
 	for k, p := range m.now {
-		if p != m.old[k] {
+		if p != m.old[k] && !planted.Now(planted.StoreLosesCursor) {
 			out = append(out, cursorRow{k.conv, k.user, k.device, p.delivered, p.read})
 		}
 	}

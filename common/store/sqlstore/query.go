@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -107,6 +108,12 @@ func (s *Store) seen(ctx context.Context, u wire.UserID, conv wire.ConvID, after
 	if err != nil {
 		return nil, nil, fmt.Errorf("read a user's intervals: %w", err)
 	}
+	if planted.Now(planted.LogicOpensHistory) {
+		intervals = []store.Member{{JoinedSeq: 1}}
+		if c, err = s.Conversation(ctx, conv); err != nil {
+			return nil, nil, err
+		}
+	}
 	return c, spans(intervals, after+1, to), nil
 }
 
@@ -191,8 +198,8 @@ func page(ctx context.Context, query reading, id int64, ranges []span, newest bo
 }
 
 // Contents returns the content of messages.
-func (s *Store) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]string, error) {
-	out := make(map[int64]string, len(seqs))
+func (s *Store) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]store.Content, error) {
+	out := make(map[int64]store.Content, len(seqs))
 	c, err := s.Conversation(ctx, conv)
 	if errors.Is(err, store.ErrNotFound) {
 		return out, nil
@@ -200,13 +207,13 @@ func (s *Store) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (m
 	if err != nil {
 		return nil, err
 	}
-	list := anyOf(s.d.terms, "SELECT seq, content FROM messages WHERE conv_id = ? AND kind = 1 AND", "seq = ?", "", seqs, []any{c.ID}, nil,
+	list := anyOf(s.d.terms, "SELECT seq, content, status, version FROM messages WHERE conv_id = ? AND kind = 1 AND", "seq = ?", "", seqs, []any{c.ID}, nil,
 		func(dst []any, seq int64) []any { return append(dst, seq) })
 	for _, st := range list {
 		err := s.query(ctx, st, func(r *sql.Rows) error {
 			var seq int64
-			var content string
-			err := r.Scan(&seq, &content)
+			var content store.Content
+			err := r.Scan(&seq, &content.Text, &content.Status, &content.Version)
 			out[seq] = content
 			return err //nolint:wrapcheck // told below
 		})

@@ -198,6 +198,45 @@ func testLedger(f *fixture) {
 	equal(t, "partitions", got[[]store.PartitionState](t)(f.s.Partitions(t.Context())), []store.PartitionState{f.p, a, b})
 }
 
+// testBalance reads the rows while turns commit: at any moment the columns count
+// all from the first record to the last one applied.
+func testBalance(f *fixture) {
+	t := f.t
+	const turns = 40
+	done := make(chan error, 1)
+	work := func() error {
+		for i := range int64(turns) {
+			move := store.PartitionMove{
+				PartitionID: f.p.PartitionID, Epoch: f.p.Epoch, From: f.p.Applied, To: max(f.p.Applied, f.p.First-1) + 4 + i%3,
+				Add: store.Counts{Stored: 1, Updates: i % 3, Commands: 1, Repeats: 1, Refused: 1},
+			}
+			if _, err := f.s.Commit(t.Context(), &store.Turn{Partitions: []store.PartitionMove{move}}); err != nil {
+				return err //nolint:wrapcheck // the store's own
+			}
+			f.p.Applied = move.To
+		}
+		return nil
+	}
+	go func() { done <- work() }()
+	for last, ended := int64(-1), false; ; {
+		list := got[[]store.PartitionState](t)(f.s.Partitions(t.Context()))
+		c := &list[0].Counts
+		sum := c.Stored + c.Updates + c.Commands + c.Repeats + c.Refused + c.SetAside
+		if applied := max(list[0].Applied+1, c.First) - c.First; applied != sum || applied < last {
+			t.Fatalf("%d records were applied, %d before, and the columns count %d: %+v", applied, last, sum, list[0])
+		} else if last = applied; ended {
+			equal(t, "all turns", list[0].Stored, int64(turns))
+			return
+		}
+		select {
+		case err := <-done:
+			must(t, err)
+			ended = true
+		default:
+		}
+	}
+}
+
 // Seed fills an empty store for Verify.
 func Seed(t *testing.T, s store.Store) {
 	t.Helper()

@@ -280,6 +280,41 @@ func testOutcomes(f *fixture) {
 	equal(t, "newest of outcomes", found[key("1")], later)
 }
 
+func testVoided(f *fixture) {
+	t := f.t
+	key := store.OutcomeKey{Conv: "g:g", From: "a", ClientID: "1"}
+	old := store.Outcome{OutcomeKey: key, Partition: f.p.PartitionID, ID: 5, Code: wire.CodeInternal, TS: base, Offset: 3}
+	other := old
+	other.ClientID, other.ID = "2", 6
+	refusal := func(o store.Outcome) store.Refusal {
+		return store.Refusal{User: "a", Refused: wire.Refused{ClientID: o.ClientID, ID: o.ID, Conv: o.Conv, Code: o.Code}, TS: o.TS}
+	}
+	f.commit(t, &store.Turn{Outcomes: []store.Outcome{old, other}, Refusals: []store.Refusal{refusal(old), refusal(other)}})
+
+	// On the same day, and with a failure first that must undo it.
+	took := old
+	took.Code, took.Seq, took.N, took.TS, took.Offset = "", 1, 1, base+5, 9
+	turn := &store.Turn{Voided: []store.Outcome{old}, Outcomes: []store.Outcome{took, other}}
+	deterministic(t, "beside another that stands", f.try(t.Context(), turn))
+	equal(t, "as before", got[store.Outcome](t)(f.s.Outcome(t.Context(), key)), old)
+	turn.Outcomes = turn.Outcomes[:1]
+	f.commit(t, turn)
+	equal(t, "by key", got[store.Outcome](t)(f.s.Outcome(t.Context(), key)), took)
+	equal(t, "by id", got[store.Outcome](t)(f.s.OutcomeByID(t.Context(), "a", 5)), took)
+	equal(t, "looked up", got[store.Found](t)(f.s.Lookup(t.Context(), []store.OutcomeKey{key}, nil)).Outcomes, map[store.OutcomeKey]store.Outcome{key: took})
+	equal(t, "the other's refusal stays", got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 10)), []wire.Refused{refusal(other).Refused})
+
+	// On a later day, refused again; one that never stood is passed over.
+	later := took
+	later.ClientID, later.ID, later.Code, later.TS = "2", 6, wire.CodeMuted, base+2*store.DayMS
+	never := old
+	never.ClientID = "3"
+	f.commit(t, &store.Turn{Voided: []store.Outcome{other, never}, Outcomes: []store.Outcome{later}, Refusals: []store.Refusal{refusal(later)}})
+	equal(t, "on a later day", got[store.Outcome](t)(f.s.OutcomeByID(t.Context(), "a", 6)), later)
+	equal(t, "refused anew", got[[]wire.Refused](t)(f.s.Refusals(t.Context(), "a", 0, 10)), []wire.Refused{refusal(later).Refused})
+	equal(t, "untouched", got[store.Outcome](t)(f.s.Outcome(t.Context(), key)), took)
+}
+
 func testConcurrent(f *fixture) {
 	t := f.t
 	const turns = 20

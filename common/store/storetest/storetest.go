@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"heads and groups come back", testHeads},
 		{"members and intervals", testMembers},
 		{"outcomes by key, by id, newest day first", testOutcomes},
+		{"a verdict takes another's place", testVoided},
 		{"ids are compared byte by byte", testBytes},
 		{"content keeps every byte", testContent},
 		{"timeline pages through what the user may see", testTimeline},
@@ -66,6 +67,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"worker ids run out, and are free once released", testWorkersOut},
 		{"layout and history epoch", testLayout},
 		{"the ledger lists all partitions", testLedger},
+		{"the ledger balances while turns commit", testBalance},
 		{"two writers at once", testConcurrent},
 		{"large turns", testLarge},
 	} {

@@ -239,8 +239,12 @@ func testContents(f *fixture) {
 	c := f.private(t, "a", "b", 3)
 	update := f.row(4, "a", "", "x")
 	update.Kind, update.TargetSeq = store.KindUpdate, 2
-	f.commit(t, &store.Turn{Rows: []store.ConvRow{{Conv: c, Row: update}}, Updates: []store.RowUpdate{{Conv: c, TargetSeq: 2, Status: wire.StatusRecalled}}})
-	found := got[map[int64]string](t)(f.s.Contents(t.Context(), c.Conv, []int64{1, 2, 3, 4, 99}))
-	equal(t, "contents", found, map[int64]string{1: "message 1", 2: "", 3: "message 3"})
-	equal(t, "no conversation", len(got[map[int64]string](t)(f.s.Contents(t.Context(), "p:x:y", []int64{1}))), 0)
+	changed := store.RowUpdate{Conv: c, TargetSeq: 2, Status: wire.StatusRecalled, Version: 7}
+	f.commit(t, &store.Turn{Rows: []store.ConvRow{{Conv: c, Row: update}}, Updates: []store.RowUpdate{changed}})
+	rows := got[[]store.Row](t)(f.s.Timeline(t.Context(), "a", c.Conv, 0, 4, 10, true))
+	found := got[map[int64]store.Content](t)(f.s.Contents(t.Context(), c.Conv, []int64{1, 2, 3, 4, 99}))
+	equal(t, "contents", found, map[int64]store.Content{
+		1: {Text: "message 1", Version: rows[0].Version}, 2: {Status: wire.StatusRecalled, Version: 7}, 3: {Text: "message 3", Version: rows[2].Version},
+	})
+	equal(t, "no conversation", len(got[map[int64]store.Content](t)(f.s.Contents(t.Context(), "p:x:y", []int64{1}))), 0)
 }

@@ -69,7 +69,10 @@ func (p *page) merge(ctx context.Context, conv wire.ConvID, rows []store.Row, wa
 		return fmt.Errorf("read bodies: %w", err)
 	}
 	for seq, r := range lacking {
-		r.Content = contents[seq]
+		// The message may have been changed since its row was read.
+		if c, ok := contents[seq]; ok {
+			r.Content, r.Status, r.Version = c.Text, c.Status, c.Version
+		}
 	}
 	return nil
 }
@@ -122,7 +125,7 @@ func (p *page) edits(ctx context.Context, uc *store.UserConv, rows []store.Row) 
 	}
 	for i := range rows {
 		if r := &rows[i]; r.Kind == store.KindUpdate && r.Status == wire.StatusEdited {
-			r.Content = contents[r.TargetSeq]
+			r.Content = contents[r.TargetSeq].Text
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -160,7 +161,7 @@ func (p *page) start(uc *store.UserConv) int64 {
 
 // visibleMax is the end of the timeline for the user.
 func visibleMax(uc *store.UserConv) int64 {
-	if uc.LeftSeq > 0 {
+	if uc.LeftSeq > 0 && !planted.Now(planted.LogicSyncTellsMax) {
 		return min(uc.LeftSeq, uc.MaxSeq)
 	}
 	return uc.MaxSeq
@@ -192,6 +193,12 @@ func (p *page) add(ctx context.Context, uc *store.UserConv, cursor, maxSeq int64
 		p.tok.cursors[uc.Conv] = upto
 	}
 	p.left -= len(rows)
+	if len(rows) > 1 && planted.Now(planted.LogicSyncSkips) {
+		rows = rows[1:]
+	}
+	if planted.Now(planted.LogicSyncGoesTooFar) {
+		upto++
+	}
 	sc := wire.SyncConv{
 		Conv: uc.Conv, MaxSeq: maxSeq, MinSeq: max(uc.MinSeq, uc.JoinedSeq), Upto: upto, More: more,
 		Messages: []wire.Msg{}, Updates: []wire.Update{},
@@ -267,6 +274,15 @@ func (p *page) counts(ctx context.Context, from wire.ConvID, list []store.UserCo
 		if uc := heads[sc.Conv]; uc != nil {
 			sc.ReadSeq, sc.Unread = uc.Read, uc.Unread
 			sc.Delivered, sc.Read = uc.PeerDelivered, uc.PeerRead
+			if planted.Now(planted.LogicWrongUnread) {
+				sc.Unread++
+			}
+			if planted.Now(planted.LogicWrongReadSeq) {
+				sc.ReadSeq /= 2
+			}
+			if planted.Now(planted.LogicWrongPeerCursor) {
+				sc.Delivered, sc.Read = sc.MaxSeq, sc.MaxSeq
+			}
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -232,6 +233,35 @@ func TestRefusedComeOnTheFirstPage(t *testing.T) {
 	}
 	if got := f.sync("eve", "d", wire.Sync{Token: got.Token}); len(got.Refused) != 0 || got.More {
 		t.Errorf("%+v", got)
+	}
+}
+
+// changing has a message changed between a look at its row and one at its body.
+type changing struct {
+	*memstore.Store
+	change func()
+}
+
+func (c *changing) Contents(ctx context.Context, conv wire.ConvID, seqs []int64) (map[int64]store.Content, error) {
+	c.change()
+	return c.Store.Contents(ctx, conv, seqs)
+}
+
+// A message that is changed while it is read is shown before or after that: text
+// and status belong together.
+func TestChangedWhileRead(t *testing.T) {
+	for status, content := range map[string]string{wire.StatusEdited: "two", wire.StatusRecalled: ""} {
+		f := setup(t)
+		c := wire.PrivateConv("alice", "bob")
+		id := f.say(c, "alice", "one")
+		if err := f.reg.FileOffline(t.Context(), []registry.OfflineEntry{{User: "bob", Conv: c, Seq: 1, ID: id}}); err != nil {
+			t.Fatal(err) // so that the body is read by itself
+		}
+		f.d.Store = &changing{f.store, sync.OnceFunc(func() { f.change(c, "alice", id, status, content) })}
+		m := f.sync("bob", "phone", wire.Sync{Limit: 10}).Conversations[0].Messages[0]
+		if m.Status != status || m.Content != content {
+			t.Errorf("%s: shown as %q %q", status, m.Content, m.Status)
+		}
 	}
 }
 

@@ -467,8 +467,8 @@ func TestChanges(t *testing.T) {
 		})
 	}
 	got, err := f.store.Contents(t.Context(), "p:alice:bob", []int64{1})
-	if err != nil || got[1] != "ho" {
-		t.Errorf("content now %q %v", got[1], err)
+	if err != nil || got[1].Text != "ho" {
+		t.Errorf("content now %q %v", got[1].Text, err)
 	}
 }
 
