@@ -18,6 +18,9 @@ const (
 	ackedPause = 20 * time.Millisecond
 )
 
+// refusedHere stands in place of a send_ack's time: it was not written.
+const refusedHere = -1
+
 // ackedMark is an acknowledged reservation on its way to the index.
 type ackedMark struct {
 	r  registry.Reservation

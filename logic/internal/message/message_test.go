@@ -402,6 +402,39 @@ func TestMembership(t *testing.T) {
 	}
 }
 
+// Who repeats a message after having left is not told that it could not stand: it
+// does. What is known of it says so, or the machine.
+func TestRepeatAfterLeaving(t *testing.T) {
+	for _, index := range []string{"knows it", "was emptied", "is away"} {
+		t.Run(index, func(t *testing.T) {
+			f := setup(t)
+			f.command(t, "alice", "team", &recordpb.Command{Kind: recordpb.Command_CREATE, Users: []string{"bob"}})
+			first := f.sendOver(t, &recordpb.Origin{Server: "edge-1", Conn: 9}, "bob", toGroup("team", "c1"))[0]
+			if first.Err != nil {
+				t.Fatal(first.Err)
+			}
+			f.command(t, "alice", "team", &recordpb.Command{Kind: recordpb.Command_REMOVE, Users: []string{"bob"}})
+			switch index {
+			case "was emptied":
+				f.reg.Flush()
+			case "is away":
+				f.reg.SetAway(true)
+			}
+			n := len(f.log.Records())
+			again := f.sendOver(t, &recordpb.Origin{Server: "edge-1", Conn: 9}, "bob", toGroup("team", "c1"))[0]
+			if again.Err != nil {
+				t.Fatalf("refused: %v", again.Err)
+			}
+			if written := len(f.log.Records()) > n; again.Ack.ID != first.Ack.ID && !written {
+				t.Errorf("acknowledged as %v, the first as %v, and the machine is not asked", again.Ack.ID, first.Ack.ID)
+			}
+			if fresh := f.sendOver(t, &recordpb.Origin{Server: "edge-1", Conn: 9}, "bob", toGroup("team", "c2"))[0]; index != "is away" && (fresh.Err == nil || fresh.Err.Code != wire.CodeNotMember) {
+				t.Errorf("a new message of his: %+v", fresh)
+			}
+		})
+	}
+}
+
 func TestOrderOfABatch(t *testing.T) {
 	f := setup(t)
 	var bodies []wire.Send

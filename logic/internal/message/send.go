@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/starling-im/starling/common/mq"
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry"
@@ -152,6 +153,9 @@ func memberships(work []*send) []registry.Membership {
 // one's id and content: what the store knows of the first goes before it. Where
 // no second answer can follow (HTTP), it is asked in any case.
 func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved) {
+	if planted.Now(planted.NobodyChecksRepeats) {
+		return
+	}
 	var refused wire.Code
 	if w.Origin == nil || !r.First && (r.Hash != w.hash || r.Acked > 0) {
 		o, err := s.d.Store.Outcome(ctx, store.OutcomeKey{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID})
@@ -174,28 +178,54 @@ func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved)
 		s.d.Metrics.sends.WithLabelValues("repeat").Inc()
 		w.Done(&wire.SendAck{ClientID: w.Body.ClientID, ID: r.ID, Conv: w.conv, TS: r.Acked}, nil)
 	default:
-		w.id, w.resend = r.ID, true
+		w.id, w.resend = r.ID, r.Acked != refusedHere
 	}
 }
 
 // judgeMembers refuses who is certainly not a member. A negative answer of the
 // index is checked in the store; no answer there lets the send pass.
 func (s *Service) judgeMembers(ctx context.Context, work []*send, members map[registry.Membership]bool) {
-	verdicts := map[registry.Membership]*wire.Error{}
+	type finding struct {
+		err *wire.Error
+		was bool
+	}
+	verdicts, refused := map[registry.Membership]finding{}, map[wire.MsgID]bool{}
+	var out []*send
+	var marks []ackedMark // else a repeat would be of unknown fate
 	for _, w := range work {
 		p := registry.Membership{Group: w.Body.Group, User: w.From}
-		if w.over || p.Group == "" || members[p] {
+		if w.over || p.Group == "" || members[p] || planted.Now(planted.NobodyChecksMembers) {
 			continue
 		}
 		verdict, asked := verdicts[p]
 		if !asked {
-			verdict = s.checkMember(ctx, w.conv, w.From)
+			verdict.err, verdict.was = s.checkMember(ctx, w.conv, w.From)
 			verdicts[p] = verdict
 		}
-		if verdict != nil {
-			s.fail(w, refuse(verdict.Code, verdict.Message, w.Body.ClientID))
+		if verdict.err != nil && (!verdict.was || refused[w.id] || !s.mayStand(ctx, w)) {
+			if w.reserved && !refused[w.id] {
+				marks = append(marks, ackedMark{w.reservation(), refusedHere})
+			}
+			refused[w.id], out = true, append(out, w)
 		}
 	}
+	s.markBatch(ctx, marks)
+	for _, w := range out {
+		err := verdicts[registry.Membership{Group: w.Body.Group, User: w.From}].err
+		s.fail(w, refuse(err.Code, err.Message, w.Body.ClientID))
+	}
+}
+
+// mayStand says whether the send of a former member may be the repeat of one that
+// stands: the machine, which looks at repeats first, decides then. Without the
+// index that is anybody's guess; where no second answer can follow (HTTP), what
+// the store knows decides.
+func (s *Service) mayStand(ctx context.Context, w *send) bool {
+	if w.resend || !w.reserved && w.Origin != nil {
+		return true
+	}
+	_, err := s.d.Store.Outcome(ctx, store.OutcomeKey{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID})
+	return !errors.Is(err, store.ErrNotFound)
 }
 
 // judgeBlocks refuses what the peer has blocked where no second answer can follow
@@ -212,32 +242,41 @@ func (s *Service) judgeBlocks(ctx context.Context, work []*send) {
 }
 
 // checkMember asks the primary whether u may write to a group: nil for yes and
-// for no answer.
-func (s *Service) checkMember(ctx context.Context, conv wire.ConvID, u wire.UserID) *wire.Error {
+// for no answer. Else it also says whether u ever was a member.
+func (s *Service) checkMember(ctx context.Context, conv wire.ConvID, u wire.UserID) (verdict *wire.Error, was bool) {
 	m, err := s.d.Store.MemberOf(ctx, conv, u)
 	switch {
 	case err == nil && m.LeftSeq == 0:
-		return nil
+		return nil, true
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		s.d.Metrics.looks.WithLabelValues("store").Inc()
-		return nil
+		return nil, false
 	}
+	was = err == nil
 	c, err := s.d.Store.Conversation(ctx, conv)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return wire.Errorf(wire.CodeNotFound, "there is no such group")
+		return wire.Errorf(wire.CodeNotFound, "there is no such group"), was
 	case err != nil:
 		s.d.Metrics.looks.WithLabelValues("store").Inc()
-		return nil //nolint:nilerr // advisory: the machine decides
+		return nil, was //nolint:nilerr // advisory: the machine decides
 	case c.Group == nil || c.Group.Dismissed:
-		return wire.Errorf(wire.CodeNotFound, "the group was dismissed")
+		return wire.Errorf(wire.CodeNotFound, "the group was dismissed"), was
 	}
-	return wire.Errorf(wire.CodeNotMember, "not a member of the group")
+	return wire.Errorf(wire.CodeNotMember, "not a member of the group"), was
 }
 
 // write produces one send and answers it when the log has.
 func (s *Service) write(w *send) {
 	start := s.d.Now()
+	if planted.Now(planted.LogicAcksEarly) {
+		s.delivered(w, mq.Delivery{TS: start.UnixMilli()}, start)
+		return
+	}
+	if planted.Now(planted.LogicReordersSends) {
+		planted.After(500*time.Millisecond, func() { s.write(w) })
+		return
+	}
 	b := &w.Body
 	mention := make([]string, len(b.Mention))
 	for i, u := range b.Mention {
@@ -254,12 +293,23 @@ func (s *Service) write(w *send) {
 	if err != nil {
 		s.fail(w, unavailable(b.ClientID))
 	}
+	if planted.Now(planted.LogicRepeatsRenamed) {
+		r.Id, r.ClientId = r.GetId()+1, r.GetClientId()+"~"
+		_ = s.produce(r, func(mq.Delivery) {})
+	}
 }
 
 func (s *Service) delivered(w *send, d mq.Delivery, start time.Time) {
 	if d.Err != nil {
 		s.fail(w, unavailable(w.Body.ClientID))
 		return
+	}
+	if planted.Now(planted.LogicRefusesWritten) {
+		s.fail(w, refuse(wire.CodeMuted, "planted", w.Body.ClientID))
+		return
+	}
+	if planted.Now(planted.LogicAcksWrongID) {
+		w.id++
 	}
 	s.d.Metrics.produce.Observe(s.d.Now().Sub(start).Seconds())
 	s.d.Metrics.sends.WithLabelValues("acked").Inc()

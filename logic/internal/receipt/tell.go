@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -55,7 +56,14 @@ func (b *Buffer) push(st *store.CursorState, conns []wire.ConnID) {
 		return
 	}
 	now := b.d.Now().UnixMilli()
-	body, err := wire.Marshal(&wire.Receipt{Conv: st.Conv, User: st.User, Delivered: st.Delivered, Read: st.Read, TS: now})
+	told := &wire.Receipt{Conv: st.Conv, User: st.User, Delivered: st.Delivered, Read: st.Read, TS: now}
+	if planted.Now(planted.LogicReceiptTooHigh) {
+		told.Read = told.Delivered + 1
+	}
+	if planted.Now(planted.LogicReceiptTooLow) {
+		told.Delivered, told.Read = told.Delivered/2, told.Read/2
+	}
+	body, err := wire.Marshal(told)
 	if err != nil {
 		b.d.Log.Error("BUG: receipt not encoded", zap.Error(err))
 		return
@@ -65,6 +73,8 @@ func (b *Buffer) push(st *store.CursorState, conns []wire.ConnID) {
 		p.ExceptConn = uint64(conns[0])
 	}
 	switch {
+	case planted.Now(planted.LogicReceiptAstray):
+		p.All = true
 	case c.Group == "" && c.A != c.B:
 		p.Users = []string{string(c.A), string(c.B)}
 	case c.Group != "" && st.Members <= b.d.LargeGroup:
