@@ -12,6 +12,7 @@
 package edge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -74,8 +75,9 @@ func Register(m app.Registrar, cfg Config, d Deps) error {
 	if _, ok := m.(*app.Manager); ok {
 		ready = app.ReadyOf(m, Module) // shows draining, too
 	}
-	t.admin, err = obs.NewAdmin(obs.AdminConfig{Addr: cfg.AdminAddr, Key: Prefix + "admin-addr", Modules: app.StatesOf(m)},
-		t.d.Gatherer, ready, t.log)
+	t.admin, err = obs.NewAdmin(obs.AdminConfig{
+		Addr: cfg.AdminAddr, Key: Prefix + "admin-addr", Modules: app.StatesOf(m), Ledger: func(context.Context) any { return t.account() },
+	}, t.d.Gatherer, ready, t.log)
 	if err != nil {
 		return fmt.Errorf("edge.admin: %w", err)
 	}
@@ -113,6 +115,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	t := &tier{
 		cfg: cfg, d: d, log: log, roster: roster.New(), logins: make(chan struct{}, cfg.MaxLogins),
 		limits: limits.NewLive(d.Limits), isInformed: make(chan struct{}), metrics: newMetrics(d.Metrics),
+		sessions: session.NewMetrics(d.Metrics),
 	}
 	t.lease = registry.Lease{
 		Tier: registry.TierEdge, Server: cfg.id(), Region: cfg.Region, Zone: cfg.Zone, Weight: cfg.Weight,
@@ -123,7 +126,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 			QueueBytes: int(cfg.QueueBytes), AuthTimeout: cfg.AuthTimeout, AuthBytes: int(cfg.AuthBytes),
 			Heartbeat: cfg.Heartbeat, WriteTimeout: cfg.WriteTimeout, CloseGrace: cfg.closeGrace,
 		},
-		Hub: t, Rates: t.limits, Metrics: session.NewMetrics(d.Metrics), Log: log, Now: nowMS,
+		Hub: t, Rates: t.limits, Metrics: t.sessions, Log: log, Now: nowMS,
 	}
 	t.listens = listeners(cfg, listen.NewGate(cfg.MaxConnections, func() int { return t.limits.Get().ConnectionsPerIP }), env, d.Metrics, log)
 	t.uplink = uplink.New(uplink.Config{
@@ -146,6 +149,9 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	t.push = push.New(t.roster, groups{t.announcer, t}, t.announcer.Hello, d.Metrics, log)
 	t.grpc = rpc.NewServer()
 	rpcpb.RegisterEdgeServer(t.grpc, grpcServer{t.push, t})
+	if err := d.Metrics.Register(ledgerCollector{t}); err != nil {
+		return nil, fmt.Errorf("edge: register the ledger: %w", err)
+	}
 	return t, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/starling-im/starling/common/limits"
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/token"
 	"github.com/starling-im/starling/common/wire"
@@ -182,6 +183,9 @@ func (t *tier) enter(ctx context.Context, m *roster.Member, reply *rpcpb.LoginRe
 			groups[i].Seq = reply.GetJoinedSeqs()[i]
 		}
 	}
+	if len(groups) > 0 && planted.Now(planted.EdgeForgetsGroups) {
+		groups = nil
+	}
 	t.announcer.AddGroups(ctx, t.roster.Reserve(groups))
 	ok, left, fresh := into(m, groups, losses)
 	t.announcer.GroupsLeft(left)
@@ -303,6 +307,9 @@ func (t *tier) Answers(frames []*rpcpb.Down) {
 		}
 	}
 	for _, s := range told {
+		if planted.Now(planted.EdgeCutsSession) {
+			s.Close(session.Overloaded)
+		}
 		s.Flush()
 	}
 }

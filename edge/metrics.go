@@ -1,8 +1,12 @@
 package edge
 
 import (
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/starling-im/starling/common/ledger"
 )
 
 type metrics struct {
@@ -36,5 +40,30 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "starling_edge_login_seconds", Help: "From auth to auth_ok.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
 		}),
+	}
+}
+
+// account is the answer to GET /ledger.
+func (t *tier) account() ledger.Process {
+	name := "edge " + string(t.lease.Server)
+	return ledger.Process{Process: name, Pushes: append(t.push.Ledger(name), t.sessions.Ledger(name))}
+}
+
+// ledgerCollector shows by how much the account does not balance.
+type ledgerCollector struct{ t *tier }
+
+func differenceDesc() *prometheus.Desc {
+	return prometheus.NewDesc("starling_edge_ledger_difference",
+		"What this edge was handed and neither passed on nor gave a reason for, since it began; 0 is right.", []string{"of"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (ledgerCollector) Describe(ch chan<- *prometheus.Desc) { ch <- differenceDesc() }
+
+// Collect implements prometheus.Collector.
+func (c ledgerCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, p := range c.t.account().Pushes {
+		of := strings.ReplaceAll(p.What, " ", "_")
+		ch <- prometheus.MustNewConstMetric(differenceDesc(), prometheus.GaugeValue, float64(p.Difference), of)
 	}
 }

@@ -29,13 +29,14 @@ import (
 
 // tier is all parts of one edge.
 type tier struct {
-	cfg     Config
-	d       Deps
-	log     *zap.Logger
-	metrics *metrics
-	lease   registry.Lease
-	ids     connIDs
-	admin   *obs.Admin
+	cfg      Config
+	d        Deps
+	log      *zap.Logger
+	metrics  *metrics
+	sessions *session.Metrics
+	lease    registry.Lease
+	ids      connIDs
+	admin    *obs.Admin
 
 	roster    *roster.Roster
 	announcer *announce.Announcer

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/roster"
@@ -101,6 +102,9 @@ func (a *Announcer) putBatch(ctx context.Context, reqs []putRequest) {
 	l := a.Lease()
 	routes := make(map[wire.UserID][]registry.Route, len(reqs))
 	for _, r := range reqs {
+		if planted.Now(planted.EdgeForgetsRoute) {
+			continue
+		}
 		routes[r.m.User] = append(routes[r.m.User], routeOf(r.m, l))
 	}
 	stood, err := a.reg.PutRoutes(ctx, routes)

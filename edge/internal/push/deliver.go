@@ -16,12 +16,15 @@ func (s *Server) deliver(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, p *
 		Op: wire.Op(it.GetOp()), Body: it.GetBody(), Conv: wire.ConvID(it.GetConv()), Seq: it.GetSeq(),
 	}
 	push := func(ms []*roster.Member) (here bool) {
+		p.done.sessions += len(ms)
 		for _, m := range ms {
 			if uint64(m.Conn) == it.GetExceptConn() {
 				here = true
+				p.done.own++
 				continue
 			}
 			r := m.Session.Push(shared)
+			p.done.results[r]++
 			s.metrics.pushes[r].Inc()
 			here = here || r != session.NotHere
 			if r == session.Queued {
@@ -43,11 +46,14 @@ func (s *Server) deliver(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, p *
 		var away []string
 		for _, u := range it.GetUsers() {
 			p.found = s.roster.OfUser(wire.UserID(u), p.found[:0])
-			if !push(p.found) {
+			if push(p.found) {
+				p.done.here++
+			} else {
 				away = append(away, u)
 			}
 		}
-		s.away(st, at, it, away)
+		p.done.users += len(it.GetUsers())
+		s.away(st, at, it, away, p)
 	case it.GetGroup() != "":
 		p.found = s.roster.InGroup(wire.GroupID(it.GetGroup()), it.GetSeq(), p.found[:0])
 		push(p.found)
@@ -55,11 +61,12 @@ func (s *Server) deliver(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, p *
 }
 
 // away notes users without a session for the next reply.
-func (s *Server) away(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, users []string) {
+func (s *Server) away(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, users []string, p *pass) {
 	if len(users) == 0 {
 		return
 	}
 	s.metrics.notHere.Add(float64(len(users)))
+	p.done.away += len(users)
 	n := &rpcpb.NotHere{At: at, Users: users, Conv: it.GetConv(), Seq: it.GetSeq()}
 	st.mu.Lock()
 	ended := st.ended
@@ -78,9 +85,10 @@ func (s *Server) away(st *stream, at *rpcpb.Position, it *rpcpb.PushItem, users 
 // maxSeen is how large a map of pass is kept.
 const maxSeen = 4096
 
-// pass is the scratch of one stream: sessions found for an item, and those
-// with something to write.
+// pass is the scratch of one stream: sessions found for an item, those with
+// something to write, and what was done since the account was last told.
 type pass struct {
+	done  done
 	found []*roster.Member
 	queue []*roster.Member
 	seen  map[*roster.Member]struct{}

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/rpc"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
@@ -58,10 +59,12 @@ type Server struct {
 	identity Identity
 	log      *zap.Logger
 	metrics  *metrics
+	account  account
 
 	// A position is told once its frame is passed on, so that who is not here is
 	// told no later.
 	admitted, passed rpc.Positions
+	once             rpc.Positions // of im_push, which nobody is told
 	seed             maphash.Seed
 	order            [stripes]sync.Mutex // held while a partition's frame is passed on
 
@@ -208,14 +211,22 @@ func (s *Server) receive(gs rpcpb.Edge_PushServer, st *stream) {
 			st.cancel(err)
 			return
 		}
+		if planted.Now(planted.EdgeStalls) {
+			planted.Sleep(3 * time.Second)
+		}
 		start := time.Now()
-		for _, f := range batch.GetFrames() {
+		frames := batch.GetFrames()
+		s.account.took(len(frames))
+		for i, f := range frames {
 			s.frame(gs.Context(), st, f, &p)
 			if st.crowded() && !s.wait(gs.Context(), st, &p) {
+				p.done.cut = len(frames) - i - 1
+				s.account.did(len(frames), &p.done)
 				return
 			}
 		}
 		p.flush()
+		s.account.did(len(frames), &p.done)
 		s.metrics.seconds.Observe(time.Since(start).Seconds())
 	}
 }
@@ -283,17 +294,24 @@ func (s *Server) takeNotHere(st *stream) []*rpcpb.NotHere {
 
 // frame passes one record's effects on, in order.
 func (s *Server) frame(ctx context.Context, st *stream, f *rpcpb.PushFrame, p *pass) {
+	if !s.once.Admit(f.GetOnce(), false) {
+		s.metrics.repeats.Inc()
+		p.done.repeats++
+		return
+	}
 	if at := f.GetAt(); at != nil {
 		lock := &s.order[maphash.Comparable(s.seed, rpc.PartitionOf(at))%stripes]
 		lock.Lock()
 		defer lock.Unlock()
 		if !s.admitted.Admit(at, f.GetLost()) {
 			s.metrics.repeats.Inc()
+			p.done.repeats++
 			return
 		}
 		defer s.passed.Admit(at, f.GetLost()) // before the lock is given up
 	}
 	s.metrics.frames.Inc()
+	p.done.applied++
 	if f.GetLost() {
 		s.metrics.lost.Inc()
 		s.roster.Lost()
@@ -304,8 +322,14 @@ func (s *Server) frame(ctx context.Context, st *stream, f *rpcpb.PushFrame, p *p
 		case rpcpb.PushItem_DELIVER:
 			s.deliver(st, f.GetAt(), it, p)
 		case rpcpb.PushItem_GROUP_ADD:
+			if planted.Now(planted.EdgeIgnoresJoin) {
+				continue
+			}
 			s.join(ctx, wire.GroupID(it.GetGroup()), users(it), p)
 		case rpcpb.PushItem_GROUP_REMOVE:
+			if planted.Now(planted.EdgeIgnoresLeave) {
+				continue
+			}
 			s.left(s.roster.RemoveFromGroup(wire.GroupID(it.GetGroup()), users(it)))
 		case rpcpb.PushItem_GROUP_DROP:
 			s.left(s.roster.DropGroup(wire.GroupID(it.GetGroup())))

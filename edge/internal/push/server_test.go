@@ -318,6 +318,27 @@ func TestHelloAndPositions(t *testing.T) {
 	}
 }
 
+// What is at most once is passed on once, also if a later owner of its partition
+// of im_push brings it again; its positions are nobody else's.
+func TestOnce(t *testing.T) {
+	r := start(t)
+	_, bob := r.open("bob")
+	a, b := r.job(), r.job()
+	once := func(partition int32, offset int64, content string) *rpcpb.PushFrame {
+		return &rpcpb.PushFrame{Once: &rpcpb.Position{Topic: "im_push", Partition: partition, Offset: offset}, Items: []*rpcpb.PushItem{msg(content, "bob")}}
+	}
+	a.push(once(1, 7, "one"), once(1, 8, "two"), once(2, 1, "other partition"))
+	eventually(t, "the first owner's arrive", func() bool { return len(bob.got()) == 3 })
+	b.push(once(1, 7, "one"), once(1, 8, "two"), once(1, 9, "three"), frame(1, 1, msg("stored", "bob")))
+	eventually(t, "and what is new of the second's", func() bool { return b.position(1) == 1 })
+	if got := bob.got(); len(got) != 5 {
+		t.Errorf("%d arrive: %v", len(got), got)
+	}
+	if ps := r.job().hello.GetPositions(); len(ps) != 1 {
+		t.Errorf("a job is told of %v", ps)
+	}
+}
+
 func TestRepeatsAreDroppedWhoeverSendsThem(t *testing.T) {
 	r := start(t)
 	_, bob := r.open("bob")

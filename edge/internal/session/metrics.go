@@ -23,6 +23,7 @@ type Metrics struct {
 	byReason [numReasons]prometheus.Counter
 	in, out  map[wire.Op]prometheus.Counter
 	other    prometheus.Counter
+	account  account
 }
 
 // NewMetrics registers the metrics of sessions.

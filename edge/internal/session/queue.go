@@ -3,7 +3,9 @@ package session
 import (
 	"errors"
 	"sync"
+	"time"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/ws"
 )
@@ -65,10 +67,18 @@ const (
 // Push queues a push without writing: the caller flushes when its batch is
 // done.
 func (s *Session) Push(f *Shared) Result {
+	if f.Op == wire.OpMsg && planted.Now(planted.EdgeReordersPush) {
+		late := *f
+		planted.After(300*time.Millisecond, func() { s.Push(&late); s.Flush() })
+		return Queued
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != Open {
+	if s.state != Open || s.gone {
 		return NotHere
+	}
+	if f.Op == wire.OpMsg && planted.Now(planted.EdgeDropsPush) {
+		return Queued
 	}
 	buf := f.bytes(s.as)
 	if !s.roomLocked(len(buf)) && !s.tryLocked() {
@@ -83,6 +93,9 @@ func (s *Session) Push(f *Shared) Result {
 		s.env.Metrics.dropped.WithLabelValues("ephemeral").Inc()
 		return Dropped
 	}
+	if planted.Now(planted.EdgeKeepsQuiet) {
+		return Lagged
+	}
 	s.lagLocked().add(f.Conv, f.Seq)
 	s.env.Metrics.dropped.WithLabelValues("lagged").Inc()
 	return Lagged
@@ -96,7 +109,7 @@ func (s *Session) tryLocked() bool {
 		s.unlockAndFlush()
 		s.mu.Lock()
 	}
-	return s.state == Open
+	return s.state == Open && !s.gone
 }
 
 // roomLocked says whether a push may be queued. An empty queue takes anything:
@@ -151,8 +164,13 @@ func (s *Session) enqueueAnswerLocked(buf []byte) {
 }
 
 func (s *Session) enqueueLocked(buf []byte) {
+	if s.gone {
+		return // nobody would write it, nor count it as cut off
+	}
 	s.queue = append(s.queue, buf)
 	s.queued += len(buf)
+	s.owed++
+	s.env.Metrics.account.queued.Add(1)
 }
 
 // Writable is the socket's answer to NotifyWritable.
@@ -188,6 +206,7 @@ func (s *Session) unlockAndFlush() {
 		if errors.Is(err, ErrFull) {
 			s.stallLocked()
 		} else {
+			s.cutLocked(len(s.queue))
 			s.gone, s.queue, s.queued = true, nil, 0
 		}
 		break
@@ -266,6 +285,7 @@ func (s *Session) advanceLocked(n int) {
 		k++
 	}
 	s.offset = n
+	s.writtenLocked(k)
 	rest := copy(s.queue, s.queue[k:])
 	clear(s.queue[rest:])
 	s.queue = s.queue[:rest]
@@ -296,6 +316,7 @@ func (s *Session) close(r Reason, code int) {
 	s.held, s.inflight, s.peer, s.lag = nil, nil, nil, nil
 	if r == TooSlow && len(s.queue) > 1 && !s.writing {
 		// It will not read all this; the frame half written must be ended.
+		s.cutLocked(len(s.queue) - 1)
 		clear(s.queue[1:])
 		s.queue = s.queue[:1]
 		s.queued = len(s.queue[0]) - s.offset
@@ -314,6 +335,8 @@ func (s *Session) close(r Reason, code int) {
 // Gone says that the socket is no more.
 func (s *Session) Gone() {
 	s.mu.Lock()
+	s.auditLocked()
+	s.cutLocked(len(s.queue))
 	s.gone, s.queue, s.queued, s.offset = true, nil, 0, 0
 	s.mu.Unlock()
 	s.Close(Disconnected)

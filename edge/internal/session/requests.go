@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -31,6 +32,12 @@ func answered(op wire.Op) bool {
 
 // forwardLocked passes a frame to the logic of this connection.
 func (s *Session) forwardLocked(f wire.Frame) {
+	if f.Op == wire.OpAck && planted.Now(planted.EdgeCorruptsCursor) {
+		f.Op = wire.OpRead
+	}
+	if f.Op == wire.OpSend && planted.Now(planted.EdgeSwallowsSend) {
+		return
+	}
 	if answered(f.Op) && s.tooManyLocked(f.Op) {
 		s.overloadedLocked(f, "too many requests in flight")
 		return

@@ -117,11 +117,12 @@ type Session struct {
 	framed   bool // upgraded: what leaves from here on are frames
 	as       framing
 	reason   Reason
-	writing  bool // somebody is in flush
-	stalled  bool // the socket was full; Writable comes
-	gone     bool // the socket is no more
-	shut     bool // our side is ended
-	overflow bool // answers exceed what may wait
+	writing  bool   // somebody is in flush
+	stalled  bool   // the socket was full; Writable comes
+	gone     bool   // the socket is no more
+	shut     bool   // our side is ended
+	overflow bool   // answers exceed what may wait
+	owed     uint16 // entries that ought to be in queue, modulo 1<<16; fills a hole
 	authSeq  int32
 	deadline int64 // ms: of auth, or of closing
 	expires  int64 // ms: of the token
@@ -266,6 +267,7 @@ func (s *Session) Error(seq int32, werr *wire.Error) {
 // Tick looks at the deadlines. now is in ms.
 func (s *Session) Tick(now int64) {
 	s.mu.Lock()
+	s.auditLocked()
 	if s.state == Closing {
 		late := now >= s.deadline && !s.gone
 		s.mu.Unlock()

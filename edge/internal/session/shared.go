@@ -1,6 +1,9 @@
 package session
 
 import (
+	"bytes"
+
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/edge/internal/ws"
 )
@@ -31,6 +34,9 @@ const (
 func (f *Shared) bytes(as framing) []byte {
 	if f.made[as] == nil {
 		f.made[as] = encode(wire.Frame{Op: f.Op, Body: f.Body}, as)
+		if f.Op == wire.OpMsg && planted.Now(planted.EdgeCorruptsPush) {
+			f.made[as] = bytes.Replace(f.made[as], []byte("xx"), []byte("xy"), 1)
+		}
 	}
 	return f.made[as]
 }
