@@ -55,7 +55,9 @@ type Deps struct {
 	Shards      []shards.Shard // at least one; together they hold everything
 	Producer    mq.Producer
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
-	After       []string // modules that start before the tier and stop after it
+	// Ends says where partitions of the log end, for the ledger; nil: nobody can.
+	Ends  func(ctx context.Context, ps []record.PartitionID) (map[record.PartitionID]int64, error)
+	After []string // modules that start before the tier and stop after it
 }
 
 // Register adds the tier's modules.
@@ -64,8 +66,9 @@ func Register(m app.Registrar, cfg Config, d Deps) error {
 	if err != nil {
 		return err
 	}
-	admin, err := obs.NewAdmin(obs.AdminConfig{Addr: cfg.AdminAddr, Key: "job.admin-addr", Modules: app.StatesOf(m)},
-		d.Gatherer, app.ReadyOf(m, Module), t.log)
+	admin, err := obs.NewAdmin(obs.AdminConfig{
+		Addr: cfg.AdminAddr, Key: "job.admin-addr", Modules: app.StatesOf(m), Ledger: func(ctx context.Context) any { return t.account(ctx) },
+	}, d.Gatherer, app.ReadyOf(m, Module), t.log)
 	if err != nil {
 		return fmt.Errorf("job: admin port: %w", err)
 	}
@@ -86,6 +89,7 @@ type tier struct {
 	pushes         *consume.Pushes // by the first worker's streams
 	pushesConsumer mq.Consumer
 
+	asking    chan struct{} // holds a value while somebody asks where the log ends
 	draining  chan struct{} // closed: take no new work
 	drainOnce sync.Once
 	drained   chan struct{} // closed: nothing is in hand
@@ -103,7 +107,7 @@ func newTier(cfg Config, d Deps) (*tier, error) {
 	}
 	t := &tier{
 		cfg: cfg, d: d, log: d.Log.With(zap.String("tier", "job"), zap.String("job_id", cfg.ID)),
-		draining: make(chan struct{}), drained: make(chan struct{}),
+		asking: make(chan struct{}, 1), draining: make(chan struct{}), drained: make(chan struct{}),
 	}
 	epoch := uint64(time.Now().UnixMilli())
 	for _, shard := range d.Shards {

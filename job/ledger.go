@@ -27,17 +27,21 @@ const (
 // looks the same, and so keeps everybody's verdicts for that much longer.
 const longestLag = 30 * 24 * time.Hour
 
-// ledger shows the durable counts of every partition: at any time the log's
-// end is the sum of the columns and the lag.
-type ledger struct {
-	records  *prometheus.GaugeVec
-	applied  *prometheus.GaugeVec
-	failures *prometheus.CounterVec
+// columns shows the durable counts of every partition: at any time the log's
+// end is the sum of the columns and the lag, counted from the first record.
+type columns struct {
+	records    *prometheus.GaugeVec
+	applied    *prometheus.GaugeVec
+	difference *prometheus.GaugeVec
+	failures   *prometheus.CounterVec
 }
 
-func newLedger(reg prometheus.Registerer) *ledger {
+func newColumns(reg prometheus.Registerer) *columns {
 	f := promauto.With(reg)
-	return &ledger{
+	return &columns{
+		difference: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "starling_job_ledger_difference", Help: "Records applied of a partition that are in no column of the ledger (below 0: in two), from the store; 0 is right.",
+		}, []string{"topic", "partition"}),
 		records: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "starling_job_ledger_records", Help: "Records of a partition by what became of them, from the store.",
 		}, []string{"topic", "partition", "column"}),
@@ -50,10 +54,13 @@ func newLedger(reg prometheus.Registerer) *ledger {
 	}
 }
 
-func (l *ledger) show(states []store.PartitionState) {
+func (l *columns) show(states []store.PartitionState) {
 	for i := range states {
 		s := &states[i]
 		number := strconv.Itoa(int(s.Number))
+		account := accountOf(s)
+		account.Settle()
+		l.difference.WithLabelValues(s.Topic, number).Set(float64(account.Difference))
 		l.applied.WithLabelValues(s.Topic, number).Set(float64(s.Applied))
 		for column, n := range map[string]int64{
 			"stored": s.Stored, "updates": s.Updates, "commands": s.Commands,
@@ -71,11 +78,11 @@ type house struct {
 	check    func(ctx context.Context) error // says whether the store may be used; nil: it may
 	outcomes time.Duration                   // how long verdicts are kept
 	history  time.Duration                   // how long messages are kept; 0: for ever
-	ledger   *ledger
+	columns  *columns
 }
 
 func newHouse(log *zap.Logger, reg prometheus.Registerer, shard shards.Shard, cfg *Config) *house {
-	return &house{log: log, store: shard.Store, check: shard.Check, outcomes: cfg.OutcomeRetention, history: cfg.HistoryRetention, ledger: newLedger(reg)}
+	return &house{log: log, store: shard.Store, check: shard.Check, outcomes: cfg.OutcomeRetention, history: cfg.HistoryRetention, columns: newColumns(reg)}
 }
 
 // keep reads the ledger and keeps the store's house until ctx ends.
@@ -130,7 +137,7 @@ func (h *house) begin(ctx context.Context) bool {
 
 func (h *house) task(ctx context.Context, name string, f func(context.Context) error) {
 	if err := f(ctx); err != nil && ctx.Err() == nil {
-		h.ledger.failures.WithLabelValues(name).Inc()
+		h.columns.failures.WithLabelValues(name).Inc()
 		h.log.Warn("housekeeping", zap.String("task", name), zap.Error(err))
 	}
 }
@@ -138,7 +145,7 @@ func (h *house) task(ctx context.Context, name string, f func(context.Context) e
 func (h *house) readLedger(ctx context.Context) error {
 	states, err := h.store.Partitions(ctx)
 	if err == nil {
-		h.ledger.show(states)
+		h.columns.show(states)
 	}
 	return err
 }

@@ -71,7 +71,7 @@ func groupOf(shard string) string {
 // the consumer.
 func (w *worker) start(cfg *Config, d *Deps, c mq.Consumer, partitions map[string]int32) {
 	mc := cfg.Machine
-	mc.Partitions = partitions
+	mc.Partitions, mc.OutcomeRetention = partitions, cfg.OutcomeRetention
 	w.loop.Store(consume.NewShard(cfg.Consume, consume.Deps{
 		Check: w.shard.Check, Holds: w.shard.Holds.Has,
 		Log: w.log, Metrics: w.reg, Deliverer: w.deliverer, Consumer: c, Producer: d.Producer,

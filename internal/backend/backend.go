@@ -14,6 +14,7 @@ import (
 
 	"github.com/starling-im/starling/common/app"
 	"github.com/starling-im/starling/common/mq"
+	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/store/shards"
@@ -62,6 +63,7 @@ type Backend struct {
 	Store       shards.Store   // all of them together, for logic
 	Producer    mq.Producer
 	NewConsumer func(group string, topics []string) (mq.Consumer, error)
+	Ends        func(ctx context.Context, ps []record.PartitionID) (map[record.PartitionID]int64, error)
 }
 
 // Open makes the clients and contacts nobody: the modules of Needs wait for the
@@ -101,6 +103,9 @@ func Open(ctx context.Context, cfg Config, env *process.Env) (*Backend, error) {
 		NewConsumer: func(group string, topics []string) (mq.Consumer, error) {
 			env.Blocks()
 			return mq.NewConsumer(cfg.Kafka, group, topics, env.Log.Named("kafka"), env.Metrics)
+		},
+		Ends: func(ctx context.Context, ps []record.PartitionID) (map[record.PartitionID]int64, error) {
+			return mq.Ends(ctx, cfg.Kafka, ps)
 		},
 	}, nil
 }

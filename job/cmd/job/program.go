@@ -35,7 +35,7 @@ func (p *program) Build(ctx context.Context, env *process.Env) error {
 	}
 	err = job.Register(env.Manager, p.cfg, job.Deps{
 		Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
-		Shards: b.Shards, Producer: b.Producer, NewConsumer: b.NewConsumer, After: backend.Needs(),
+		Shards: b.Shards, Producer: b.Producer, NewConsumer: b.NewConsumer, Ends: b.Ends, After: backend.Needs(),
 	})
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ type metrics struct {
 	fenced             prometheus.Counter
 	rejoins            prometheus.Counter
 	poison             prometheus.Counter
+	deadLetters        prometheus.Counter
 	deadLetterFailures prometheus.Counter
 	appliedOffset      *prometheus.GaugeVec
 	committedOffset    *prometheus.GaugeVec
@@ -65,6 +66,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		poison: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_job_set_aside_total", Help: "Records that could not be applied.",
+		}),
+		deadLetters: f.NewCounter(prometheus.CounterOpts{
+			Name: "starling_job_dead_letters_total", Help: "Records set aside that were written to the dead-letter topic.",
 		}),
 		deadLetterFailures: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_job_dead_letter_failures_total", Help: "Records set aside that the dead-letter topic did not take.",

@@ -1,7 +1,6 @@
 package consume
 
 import (
-	"encoding/json"
 	"errors"
 
 	"go.uber.org/zap"
@@ -13,19 +12,9 @@ import (
 
 var errNoTopic = errors.New("topic " + mq.TopicDeadLetter + " does not exist")
 
-// DeadLetter is the JSON of an entry of im_dead_letter: the record as it was
-// and where it stands in the log.
-type DeadLetter struct {
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	Offset    int64  `json:"offset"`
-	TS        int64  `json:"ts"`
-	Error     string `json:"error"`
-	Value     []byte `json:"value"`
-}
-
-// setAside produces a record to the dead-letter topic. It still stands in its
-// own topic, and the verdict is stored: a failure here is only logged.
+// setAside produces a record to the dead-letter topic. A failure is logged and
+// counted, no more: the record still stands in its own topic, the verdict is
+// stored, the ledger counts it, and `starling deadletter` reads it from there.
 func (s *Shard) setAside(p *machine.Poison) {
 	s.m.poison.Inc()
 	log := s.d.Log.With(zap.Stringer("partition", p.Entry.PartitionID), zap.Int64("offset", p.Entry.Offset))
@@ -43,7 +32,7 @@ func (s *Shard) setAside(p *machine.Poison) {
 	if p.Err != nil {
 		text = p.Err.Error()
 	}
-	b, err := json.Marshal(DeadLetter{
+	b, err := record.EncodeDeadLetter(&record.DeadLetter{
 		Topic: p.Entry.Topic, Partition: p.Entry.Number, Offset: p.Entry.Offset, TS: p.Entry.TS,
 		Error: text, Value: p.Entry.Value,
 	})
@@ -55,7 +44,9 @@ func (s *Shard) setAside(p *machine.Poison) {
 	if err := s.d.Producer.Produce(to, p.Entry.TS, b, func(d mq.Delivery) {
 		if d.Err != nil {
 			note(d.Err)
+			return
 		}
+		s.m.deadLetters.Inc()
 	}); err != nil {
 		note(err)
 	}

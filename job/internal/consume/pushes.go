@@ -14,6 +14,7 @@ import (
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
+	"github.com/starling-im/starling/job/internal/route"
 )
 
 // handover is how old an entry may be that comes from before a partition was
@@ -27,10 +28,13 @@ const handoverEntries = 10_000
 
 // Pushes reads im_push: each entry is pushed at most once. Who gives a partition
 // back in order commits how far it is, and the next owner goes on from there,
-// but for entries older than handover; after any other end it begins at the end.
+// but for entries older than handover; where nothing was committed it begins at
+// the end. An owner that died, or whose last commit failed, leaves an older
+// commit behind: what it had pushed since goes out again, and edges drop it. They
+// also drop what a former owner sends late, after the next one's: once at most.
 type Pushes struct {
 	log   *zap.Logger
-	push  func(ctx context.Context, entries []*recordpb.Push) error
+	push  func(ctx context.Context, entries []route.Push) error
 	bad   prometheus.Counter
 	stale prometheus.Counter
 
@@ -41,7 +45,7 @@ type Pushes struct {
 }
 
 // NewPushes returns the reader; push takes the entries in order.
-func NewPushes(log *zap.Logger, reg prometheus.Registerer, push func(context.Context, []*recordpb.Push) error) *Pushes {
+func NewPushes(log *zap.Logger, reg prometheus.Registerer, push func(context.Context, []route.Push) error) *Pushes {
 	f := promauto.With(reg)
 	return &Pushes{
 		log: log, push: push, next: make(map[record.PartitionID]int64), high: make(map[record.PartitionID]int64),
@@ -97,7 +101,7 @@ func (p *Pushes) Revoked(ps []record.PartitionID, lost bool) {
 
 // Messages implements mq.Owner.
 func (p *Pushes) Messages(ctx context.Context, ms []record.Entry) error {
-	entries := make([]*recordpb.Push, 0, len(ms))
+	entries := make([]route.Push, 0, len(ms))
 	oldest := time.Now().Add(-handover).UnixMilli()
 	for i := range ms {
 		p.next[ms[i].PartitionID] = ms[i].Offset + 1
@@ -112,7 +116,7 @@ func (p *Pushes) Messages(ctx context.Context, ms []record.Entry) error {
 				zap.Int64("offset", ms[i].Offset), zap.Error(err))
 			continue
 		}
-		entries = append(entries, e)
+		entries = append(entries, route.Push{Push: e, At: ms[i].PartitionID, Offset: ms[i].Offset})
 	}
 	if len(entries) == 0 {
 		return nil

@@ -2,6 +2,7 @@ package consume
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/wire"
+	"github.com/starling-im/starling/job/internal/route"
 )
 
 // Where a new owner of im_push begins.
@@ -63,9 +65,9 @@ func TestPushesHandover(t *testing.T) {
 			return record.Entry{PartitionID: p0, Offset: offset, TS: time.Now().Add(-age).UnixMilli(), Value: b}
 		}
 		var got []string
-		p := NewPushes(zap.NewNop(), prometheus.NewRegistry(), func(_ context.Context, es []*recordpb.Push) error {
+		p := NewPushes(zap.NewNop(), prometheus.NewRegistry(), func(_ context.Context, es []route.Push) error {
 			for _, e := range es {
-				got = append(got, e.GetUsers()...)
+				got = append(got, fmt.Sprintf("%s at %d", e.GetUsers()[0], e.Offset))
 			}
 			return nil
 		})
@@ -91,7 +93,7 @@ func TestPushesHandover(t *testing.T) {
 		if err := p.Run(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"young", "new", "late, but not handed over"}; !slices.Equal(got, want) {
+		if want := []string{"young at 6", "new at 7", "late, but not handed over at 8"}; !slices.Equal(got, want) {
 			t.Errorf("pushed %q, want %q", got, want)
 		}
 		if r.committed != nil {

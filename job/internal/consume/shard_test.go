@@ -24,6 +24,7 @@ import (
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/job/internal/machine"
+	"github.com/starling-im/starling/job/internal/route"
 )
 
 var (
@@ -193,14 +194,14 @@ func (c *fakeConsumer) Close() error { c.add("close"); return nil }
 
 type fakeProducer struct {
 	partitions int32
-	letters    []DeadLetter
+	letters    []record.DeadLetter
 	err        error
 }
 
 func (p *fakeProducer) Partitions(string) int32 { return p.partitions }
 
 func (p *fakeProducer) Produce(to record.PartitionID, _ int64, value []byte, done func(mq.Delivery)) error {
-	var l DeadLetter
+	var l record.DeadLetter
 	if err := json.Unmarshal(value, &l); err != nil || to.Topic != mq.TopicDeadLetter {
 		return fmt.Errorf("%v: %w", to, err)
 	}
@@ -486,7 +487,7 @@ func TestShardSetsPoisonAside(t *testing.T) {
 		bad := entry(p1, 5)
 		r.m.poison = []machine.Poison{{Entry: bad, Err: errors.New("nonsense")}}
 		r.messages(bad)
-		want := []DeadLetter{{Topic: p1.Topic, Partition: 1, Offset: 5, Error: "nonsense", Value: []byte("v5")}}
+		want := []record.DeadLetter{{Topic: p1.Topic, Partition: 1, Offset: 5, Error: "nonsense", Value: []byte("v5")}}
 		if d := cmp.Diff(want, r.prod.letters); d != "" {
 			t.Errorf("dead letters (-want +got):\n%s", d)
 		}
@@ -494,16 +495,27 @@ func TestShardSetsPoisonAside(t *testing.T) {
 		r.prod.partitions = 0
 		r.m.poison = []machine.Poison{{Entry: entry(p1, 6), Err: errors.New("nonsense")}}
 		r.messages(entry(p1, 6))
+		// Nor does one that does not acknowledge it.
+		r.prod.partitions, r.prod.err = 4, mq.ErrUnavailable
+		r.m.poison = []machine.Poison{{Entry: entry(p1, 7), Err: errors.New("nonsense")}}
+		r.messages(entry(p1, 7))
+		for name, want := range map[string]float64{
+			"starling_job_set_aside_total": 3, "starling_job_dead_letters_total": 1, "starling_job_dead_letter_failures_total": 2,
+		} {
+			if got := r.metric(t, name); !slices.Equal(got, []float64{want}) {
+				t.Errorf("%s is %v, want %v", name, got, want)
+			}
+		}
 		r.j.take()
 		time.Sleep(600 * time.Millisecond)
-		r.want(t, "commit [1:7]")
+		r.want(t, "commit [1:8]")
 		r.stop(t)
 	})
 }
 
 func TestPushes(t *testing.T) {
 	var got []string
-	p := NewPushes(zap.NewNop(), prometheus.NewRegistry(), func(_ context.Context, es []*recordpb.Push) error {
+	p := NewPushes(zap.NewNop(), prometheus.NewRegistry(), func(_ context.Context, es []route.Push) error {
 		for _, e := range es {
 			got = append(got, strings.Join(e.GetUsers(), "+"))
 		}

@@ -24,7 +24,6 @@ import (
 
 	"github.com/starling-im/starling/common/mq"
 	"github.com/starling-im/starling/common/record"
-	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
@@ -71,11 +70,13 @@ type Deliverer struct {
 	edges map[wire.ServerID]*Edge
 	acted map[record.PartitionID]int64 // claimed partitions: effects done up to
 	begun map[record.PartitionID]int64 // of these: effects looked up for, to the edges known by then
+	gone  gone
 
 	owed     owed     // edges of groups that the index did not take; actor only
 	unplaced unplaced // joiners whose edges the index could not say; actor only
 
-	recent recent // for answers "not here"
+	recent   recent // for answers "not here"
+	absences absences
 }
 
 // New returns a Deliverer without edges and partitions.
@@ -171,8 +172,9 @@ func (d *Deliverer) Act(ctx context.Context, effects []machine.Effects) error {
 	return nil
 }
 
-// Ephemeral pushes entries of im_push, at most once.
-func (d *Deliverer) Ephemeral(ctx context.Context, entries []*recordpb.Push) error {
+// Ephemeral pushes entries of im_push, at most once: where each stands goes with
+// it, so that an edge knows what it was brought before, by whomever.
+func (d *Deliverer) Ephemeral(ctx context.Context, entries []route.Push) error {
 	var names route.Names
 	for _, e := range entries {
 		for _, u := range e.GetUsers() {
@@ -189,9 +191,10 @@ func (d *Deliverer) Ephemeral(ctx context.Context, entries []*recordpb.Push) err
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, e := range entries {
-		for _, s := range t.Push(e) {
+		once := &rpcpb.Position{Topic: e.At.Topic, Partition: e.At.Number, Offset: e.Offset}
+		for _, s := range t.Push(e.Push) {
 			if edge := d.edges[s.Server]; edge != nil {
-				edge.box.Push(&rpcpb.PushFrame{Items: []*rpcpb.PushItem{s.Item}})
+				edge.box.Push(&rpcpb.PushFrame{Once: once, Items: []*rpcpb.PushItem{s.Item}})
 				edge.signal()
 			}
 		}

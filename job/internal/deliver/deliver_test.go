@@ -25,6 +25,7 @@ import (
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/job/internal/machine"
+	"github.com/starling-im/starling/job/internal/route"
 )
 
 var (
@@ -162,6 +163,9 @@ func showFrame(f *rpcpb.PushFrame) string {
 	w := []string{"-"}
 	if f.GetAt() != nil {
 		w[0] = fmt.Sprint(f.GetAt().GetOffset())
+	}
+	if once := f.GetOnce(); once != nil {
+		w[0] = fmt.Sprintf("%s/%d@%d", once.GetTopic(), once.GetPartition(), once.GetOffset())
 	}
 	if f.GetLost() {
 		w[0] += "!"
@@ -542,16 +546,17 @@ func TestEphemeral(t *testing.T) {
 	if _, err := b.reg.AddGroupEdge(t.Context(), "e2", []wire.GroupID{"team"}); err != nil {
 		t.Fatal(err)
 	}
-	err := b.Ephemeral(t.Context(), []*recordpb.Push{
-		{Users: []string{"a", "nobody"}, Op: int32(wire.OpTyping), Body: []byte("t")},
-		{Group: "team", Op: int32(wire.OpReceipt), Body: []byte("r")},
-		{All: true, Op: int32(wire.OpBroadcast), Body: []byte("b")},
+	at := record.PartitionID{Topic: "im_push", Number: 1}
+	err := b.Ephemeral(t.Context(), []route.Push{
+		{Push: &recordpb.Push{Users: []string{"a", "nobody"}, Op: int32(wire.OpTyping), Body: []byte("t")}, At: at, Offset: 7},
+		{Push: &recordpb.Push{Group: "team", Op: int32(wire.OpReceipt), Body: []byte("r")}, At: at, Offset: 8},
+		{Push: &recordpb.Push{All: true, Op: int32(wire.OpBroadcast), Body: []byte("b")}, At: at, Offset: 9},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.want("e1", "- deliver(a)t", "- deliver(all)b")
-	b.want("e2", "- deliver(g=team)r", "- deliver(all)b")
+	b.want("e1", "im_push/1@7 deliver(a)t", "im_push/1@9 deliver(all)b")
+	b.want("e2", "im_push/1@8 deliver(g=team)r", "im_push/1@9 deliver(all)b")
 }
 
 func TestActEndsWithItsContext(t *testing.T) {
@@ -575,4 +580,47 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("error does not name %s: %v", key, err)
 		}
 	}
+}
+
+// What an edge held when its lease ended is unknown, and everything else is
+// somewhere: the ledger balances whatever happens.
+func TestLedgerOfPushes(t *testing.T) {
+	b := newBed(t, "e1", "e2")
+	b.Claim(part, 0)
+	b.online("a", "e1")
+	b.online("b", "e2")
+	account := func(what string, want map[string]int64) {
+		t.Helper()
+		for _, p := range b.Ledger("job j") {
+			if p.Difference != 0 {
+				t.Errorf("%s: %+v", what, p)
+			}
+			if p.What == what {
+				for c, n := range want {
+					if p.Columns[c] != n {
+						t.Errorf("%s: %s is %d, want %d", what, c, p.Columns[c], n)
+					}
+				}
+				return
+			}
+		}
+		t.Errorf("nothing is told of %q", what)
+	}
+	b.act(effects(0, private(1)), effects(1, private(2)))
+	account("to edge e1", map[string]int64{"held": 2})
+	b.sent("e1")
+	b.Reply(t.Context(), "e1", &rpcpb.PushReply{Positions: at(part, 0), NotHere: []*rpcpb.NotHere{
+		{Conv: "p:a:b", Seq: 1, Users: []string{"b", "carl"}},
+	}})
+	account("to edge e1", map[string]int64{"held": 1, "confirmed": 1})
+	account("users not here", map[string]int64{"nobody to file for": 1, "elsewhere": 1})
+	if err := b.Ephemeral(t.Context(), []route.Push{{Push: &recordpb.Push{Users: []string{"b"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	account("to edge e2, not stored", map[string]int64{"held": 1})
+	b.RemoveEdge("e2")
+	account("to edges that are gone", map[string]int64{"unknown (edge gone)": 2})
+	account("to edges that are gone, not stored", map[string]int64{"unknown (edge gone)": 1})
+	b.Release(part)
+	account("to edge e1", map[string]int64{"held": 0, "released": 1})
 }

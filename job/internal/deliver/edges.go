@@ -71,9 +71,12 @@ func (d *Deliverer) AddEdge(l registry.Lease) {
 func (d *Deliverer) RemoveEdge(server wire.ServerID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.edges[server] == nil {
+	e := d.edges[server]
+	if e == nil {
 		return
 	}
+	st := e.box.Stats()
+	d.gone.add(&st)
 	delete(d.edges, server)
 	poke(d.changed)
 	d.d.Log.Info("edge gone", zap.String("server_id", string(server)))

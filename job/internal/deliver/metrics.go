@@ -47,6 +47,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 }
 
+// unknownDesc is of the process, not of an edge: those that are gone have no series.
+func unknownDesc() *prometheus.Desc {
+	return prometheus.NewDesc("starling_job_outbox_unknown_total", "Frames held for edges when their lease ended: nobody knows whether they arrived.", nil, nil)
+}
+
 // boxCollector shows the outbox of every live edge.
 type boxCollector struct{ d *Deliverer }
 
@@ -70,7 +75,9 @@ func boxMetrics() []boxMetric {
 		boxDesc("confirmed_total", "Frames that an edge confirmed.", prometheus.CounterValue),
 		boxDesc("lost_total", "Frames dropped because the box was full; the edge is told lost.", prometheus.CounterValue),
 		boxDesc("lost_told_total", "Frames that told an edge lost.", prometheus.CounterValue),
-		boxDesc("ephemeral_dropped_total", "Frames of im_push that met no stream or a full box.", prometheus.CounterValue),
+		boxDesc("released_total", "Frames left to the next owner of their partition.", prometheus.CounterValue),
+		boxDesc("difference", "Frames of this process that are in no column of the ledger (GET /ledger); 0 is right.", prometheus.GaugeValue),
+		boxDesc("ephemeral_dropped_total", "Frames of im_push that met no stream or a full box, or whose stream ended.", prometheus.CounterValue),
 	}
 }
 
@@ -79,10 +86,15 @@ func (c *boxCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range boxMetrics() {
 		ch <- m.desc
 	}
+	ch <- unknownDesc()
 }
 
 // Collect implements prometheus.Collector.
 func (c *boxCollector) Collect(ch chan<- prometheus.Metric) {
+	c.d.mu.Lock()
+	unknown := c.d.gone.unknown
+	c.d.mu.Unlock()
+	ch <- prometheus.MustNewConstMetric(unknownDesc(), prometheus.CounterValue, float64(unknown))
 	ms := boxMetrics()
 	for _, s := range c.d.Servers() {
 		box := c.d.Outbox(s)
@@ -92,7 +104,8 @@ func (c *boxCollector) Collect(ch chan<- prometheus.Metric) {
 		st := box.Stats()
 		for i, v := range []float64{
 			float64(st.Frames), float64(st.Bytes), float64(c.d.cfg.OutboxFrames), float64(c.d.cfg.OutboxBytes),
-			float64(st.Pushed), float64(st.Confirmed), float64(st.Lost), float64(st.LostTold), float64(st.EphemeralDropped),
+			float64(st.Pushed), float64(st.Confirmed), float64(st.Lost), float64(st.LostTold),
+			float64(st.Released), float64(difference(s, &st)), float64(st.EphemeralDropped),
 		} {
 			ch <- prometheus.MustNewConstMetric(ms[i].desc, ms[i].kind, v, string(s))
 		}

@@ -103,13 +103,15 @@ func (d *Deliverer) notHere(ctx context.Context, server wire.ServerID, answers [
 		d.mu.Lock()
 		it, routed, users := d.recent.absentNow(n)
 		d.mu.Unlock()
-		if len(users) == 0 {
-			continue
-		}
-		if routed {
+		a := absences{left: len(n.GetUsers()) - len(users)}
+		if here := len(users); routed && here > 0 {
 			users = d.elsewhere(ctx, server, users)
+			a.elsewhere = here - len(users)
 		}
-		d.file(ctx, []fileJob{{item: &it, users: users, provider: true}})
+		a.filed, a.failed = d.file(ctx, []fileJob{{item: &it, users: users, provider: true}})
+		d.mu.Lock()
+		d.absences.add(len(n.GetUsers()), &a)
+		d.mu.Unlock()
 	}
 }
 
@@ -181,8 +183,9 @@ func filings(names *route.Names, effects []machine.Effects) (jobs []fileJob, mor
 	return jobs, more
 }
 
-// file writes the offline lists in one call and tells the providers.
-func (d *Deliverer) file(ctx context.Context, jobs []fileJob) {
+// file writes the offline lists in one call and tells the providers. It returns
+// how many entries it wrote and how many it could not.
+func (d *Deliverer) file(ctx context.Context, jobs []fileJob) (filed, failed int) {
 	var entries []registry.OfflineEntry
 	for _, j := range jobs {
 		for _, u := range j.users {
@@ -193,13 +196,14 @@ func (d *Deliverer) file(ctx context.Context, jobs []fileJob) {
 		}
 	}
 	if len(entries) == 0 {
-		return
+		return 0, 0
 	}
 	if err := d.d.Registry.FileOffline(ctx, entries); err != nil {
 		d.m.failed.WithLabelValues("file_offline").Inc()
-		return
+		return 0, len(entries)
 	}
 	d.m.filed.Add(float64(len(entries)))
+	return len(entries), 0
 }
 
 func (d *Deliverer) tellProvider(u wire.UserID, it *machine.Item) {

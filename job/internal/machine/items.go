@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/store"
@@ -47,6 +48,9 @@ func (it *item) to(i Item) Item {
 
 // pushMessage delivers a message.
 func (it *item) pushMessage(row store.Row, file []wire.UserID) {
+	if row.Type == wire.TypeText && planted.Now(planted.JobPushesOtherText) {
+		row.Content += "?"
+	}
 	i := it.to(Item{
 		Op: wire.OpMsg, Seq: row.Seq, ID: row.ID, From: row.From, Type: row.Type, TS: row.TS, File: file,
 		Body: encode(wire.Msg{
@@ -56,6 +60,9 @@ func (it *item) pushMessage(row store.Row, file []wire.UserID) {
 	})
 	if row.Type != wire.TypeSystem { // these are rare
 		i.Cache = &registry.CachedMsg{Conv: it.key.Conv, Seq: row.Seq, ID: row.ID, Version: row.Version, Content: row.Content}
+		if planted.Now(planted.JobCachesOtherText) {
+			i.Cache.Content += "?"
+		}
 	}
 	it.pushed = append(it.pushed, i)
 }

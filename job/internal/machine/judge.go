@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
@@ -27,8 +28,12 @@ func refuse(code wire.Code) (ruling, error) { return ruling{code: code}, nil }
 
 // judge decides a record that was not applied before.
 func (t *turn) judge(ctx context.Context, it *item, mv *store.PartitionMove) error {
-	if first, repeated := t.firstOf(it); repeated {
-		t.repeat(it, first, &mv.Add)
+	if !t.fresh(it, &mv.Add) {
+		return nil
+	}
+	if it.rec.GetSend() != nil && planted.Now(planted.JobRefusesSilently) {
+		t.decide(it, wire.CodeMuted, 0, 0)
+		mv.Add.Refused++
 		return nil
 	}
 	d := t.draft(it.key.Conv)
@@ -54,6 +59,9 @@ func (t *turn) judge(ctx context.Context, it *item, mv *store.PartitionMove) err
 	if r.code != "" {
 		mv.Add.Refused++
 		t.refusal(it, r.code)
+		return nil
+	}
+	if planted.Now(planted.JobMiscounts) {
 		return nil
 	}
 	*counter++
@@ -87,13 +95,22 @@ func (t *turn) take(it *item, d *draft, row store.Row) store.Row {
 	t.touch(it, d)
 	h := d.head
 	h.MaxSeq++
+	if planted.Now(planted.JobSkipsSeq) {
+		h.MaxSeq++
+	}
 	h.LastTS = max(it.TS, h.LastTS+1)
 	row.Seq, row.TS, row.Version = h.MaxSeq, h.LastTS, it.Offset
+	if planted.Now(planted.JobTurnsClockBack) {
+		row.TS -= 10_000
+	}
 	if row.Kind == store.KindMessage {
 		h.LastMsg = row.Seq
 		d.targets[row.ID] = target{row: row, inRows: len(t.out.Rows), inUpds: -1}
 	}
 	t.out.Rows = append(t.out.Rows, store.ConvRow{Conv: h, Row: row})
+	if row.Type == wire.TypeText && planted.Now(planted.JobStoresOtherText) {
+		t.out.Rows[len(t.out.Rows)-1].Content += "?"
+	}
 	return row
 }
 

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -75,7 +76,7 @@ func (t *turn) actor(ctx context.Context, it *item, d *draft) (store.Member, wir
 	if err != nil {
 		return store.Member{}, "", err
 	}
-	if !isActive(m) {
+	if !isActive(m) && !planted.Now(planted.NobodyChecksMembers) {
 		return store.Member{}, wire.CodeNotMember, nil
 	}
 	return m, "", nil

@@ -24,6 +24,8 @@ type Config struct {
 	MaxCachedOutcomes      int           // verdicts kept in memory, all partitions together
 	RepeatWindow           time.Duration // how long a client_id is remembered, by record time
 
+	OutcomeRetention time.Duration // how long the store keeps verdicts; 0: a day more than the window
+
 	// Partitions is the number of partitions of each topic, to set aside a
 	// record that stands in another one than its conversation's. nil: not checked.
 	Partitions map[string]int32
@@ -107,6 +109,7 @@ func New(st store.Machine, cfg Config, log *zap.Logger, reg prometheus.Registere
 	cfg.MaxCachedConversations = cmp.Or(cfg.MaxCachedConversations, 100_000)
 	cfg.MaxCachedOutcomes = cmp.Or(cfg.MaxCachedOutcomes, 200_000)
 	cfg.RepeatWindow = cmp.Or(cfg.RepeatWindow, 7*24*time.Hour)
+	cfg.OutcomeRetention = cmp.Or(cfg.OutcomeRetention, cfg.RepeatWindow+24*time.Hour)
 	m := &Machine{st: st, cfg: cfg, log: log, parts: make(map[record.PartitionID]*partition)}
 	m.met = newMetrics(reg)
 	return m

@@ -11,6 +11,7 @@ type metrics struct {
 	turns    prometheus.Counter
 	records  *prometheus.CounterVec
 	redone   prometheus.Counter
+	replays  *prometheus.CounterVec
 	fenced   prometheus.Counter
 	retried  prometheus.Counter
 	halved   prometheus.Counter
@@ -32,6 +33,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		redone: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_job_machine_redone_total", Help: "Records applied before whose effects were built again.",
 		}),
+		replays: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "starling_job_machine_replays_total", Help: "Records set aside before that were written again, by what they came to; dropped: another verdict stands, or it is too late.",
+		}, []string{"result"}),
 		fenced: f.NewCounter(prometheus.CounterOpts{
 			Name: "starling_job_machine_fenced_total", Help: "Partitions lost to another owner at a commit.",
 		}),

@@ -90,14 +90,18 @@ func (t *turn) guarded(ctx context.Context, it *item, mv *store.PartitionMove) (
 }
 
 // setAside writes what is left of a poisoned record: the verdict internal,
-// told to the sender, unless a verdict stands already.
+// told to the sender, unless a verdict stands already, or might.
 func (t *turn) setAside(it *item, a setAside) {
 	t.poison = append(t.poison, Poison{Entry: it.Entry, Err: a.err})
+	if it.replay() {
+		t.replays["set_aside"]++
+	}
 	if a.level != verdict {
 		return
 	}
-	if _, repeated := t.firstOf(it); repeated {
-		return
+	first, repeated := t.firstOf(it)
+	if repeated || it.replay() && !t.mayReplay(it, first, repeated) {
+		return // a verdict on a replay that comes too late would let the next one in
 	}
 	t.decide(it, wire.CodeInternal, 0, 0)
 	t.refusal(it, wire.CodeInternal)

@@ -1,6 +1,9 @@
 package machine
 
 import (
+	"cmp"
+
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/store"
 	"github.com/starling-im/starling/common/wire"
 )
@@ -17,13 +20,32 @@ func (t *turn) needsOutcome(it *item) bool {
 }
 
 // firstOf returns the verdict that makes the entry a repeat: of the same key,
-// within the window by record time.
+// within the window by record time; of a replay, by that of its first place.
 func (t *turn) firstOf(it *item) (store.Outcome, bool) {
 	o, ok := t.pending[it.key]
 	if !ok {
 		o, ok = t.known[it.key]
 	}
-	return o, ok && it.TS-o.TS < t.m.cfg.RepeatWindow.Milliseconds()
+	if ok && planted.Now(planted.NobodyChecksRepeats) {
+		return store.Outcome{}, false
+	}
+	at := cmp.Or(it.rec.GetReplayOf(), it.TS)
+	return o, ok && at-o.TS < t.m.cfg.RepeatWindow.Milliseconds()
+}
+
+// fresh says whether a record is to be judged; a repeat is answered and counted.
+func (t *turn) fresh(it *item, add *store.Counts) bool {
+	first, repeated := t.firstOf(it)
+	switch {
+	case it.replay() && !t.mayReplay(it, first, repeated):
+		add.Repeats++
+		t.replays["dropped"]++
+		return false
+	case repeated && !it.replay():
+		t.repeat(it, first, add)
+		return false
+	}
+	return true
 }
 
 // repeat answers a record whose key is taken.
@@ -54,6 +76,12 @@ func (t *turn) decide(it *item, code wire.Code, seq, n int64) {
 	o := store.Outcome{
 		OutcomeKey: it.key, Partition: it.PartitionID, ID: wire.MsgID(it.rec.GetId()), Hash: it.rec.GetHash(),
 		Code: code, Seq: seq, N: n, TS: it.TS, Offset: it.Offset,
+	}
+	if it.replay() {
+		t.replayed(it, code)
+	}
+	if _, repeated := t.known[it.key]; repeated && planted.Now(planted.NobodyChecksRepeats) {
+		return // else the store's key would find it
 	}
 	t.pending[it.key] = o
 	t.out.Outcomes = append(t.out.Outcomes, o)

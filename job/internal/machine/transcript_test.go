@@ -110,8 +110,9 @@ func (s *script) start() {
 //	redo                           a new machine gets the whole log again
 //	restart                        a new machine goes on after what was applied
 //	rows CONV | members CONV | head CONV | ledger
+//	refusals USER                  as a sync would tell
 //	raw TOPIC NUMBER TEXT          a record that is none
-//	CONV FROM CLIENT_ID VERB ARGS… [ts=] [id=] [hash=] [conn=] [type=] [until=] [mention=]
+//	CONV FROM CLIENT_ID VERB ARGS… [ts=] [id=] [hash=] [conn=] [type=] [until=] [mention=] [version=] [replay=]
 func (s *script) run(line string) {
 	s.t.Helper()
 	f := strings.Fields(line)
@@ -131,6 +132,14 @@ func (s *script) run(line string) {
 		}
 	case "rows", "members", "head", "ledger":
 		s.show(f)
+	case "refusals":
+		list, err := s.st.Refusals(s.t.Context(), wire.UserID(f[1]), 0, 100)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, r := range list {
+			fmt.Fprintf(&s.out, "refused %s in %s as %d: %s\n", r.ClientID, r.Conv, r.ID, r.Code)
+		}
 	case "raw":
 		s.write(record.PartitionID{Topic: f[1], Number: int32(num(s.t, f[2]))}, 0, []byte(strings.Join(f[3:], " ")))
 	default:
@@ -173,6 +182,7 @@ func (s *script) record(f []string) {
 	if c := opt("conn", 1); c > 0 {
 		r.Origin = &recordpb.Origin{Server: "e1", Epoch: 1, Conn: uint64(c)}
 	}
+	r.ReplayOf = opt("replay", 0)
 	s.body(r, args, opts, opt("until", 0))
 	b, err := record.Encode(r)
 	if v := opt("version", 0); v > 0 {

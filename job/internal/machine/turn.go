@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/starling-im/starling/common/planted"
 	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/store"
@@ -161,6 +162,7 @@ type turn struct {
 	effects []Effects
 	poison  []Poison
 	redone  int
+	replays map[string]int // judged again, by what they came to
 }
 
 type memberKey struct {
@@ -188,10 +190,14 @@ func (m *Machine) build(ctx context.Context, es []record.Entry, aside asides) (*
 		moves:  make(map[record.PartitionID]int),
 		drafts: make(map[wire.ConvID]*draft), bases: make(map[wire.ConvID]*conv),
 		known: make(map[store.OutcomeKey]store.Outcome), pending: make(map[store.OutcomeKey]store.Outcome),
-		members: make(map[memberKey]int),
+		members: make(map[memberKey]int), replays: make(map[string]int),
 	}
 	items := make([]item, len(es))
 	for i := range es {
+		if i > 0 && es[i].PartitionID == es[i-1].PartitionID && planted.Now(planted.JobReordersRecords) {
+			es[i].Value, es[i-1].Value = es[i-1].Value, es[i].Value
+			items[i-1] = m.decode(es[i-1])
+		}
 		items[i] = m.decode(es[i])
 	}
 	if err := t.prefetch(ctx, items); err != nil {
@@ -294,6 +300,9 @@ func (t *turn) entry(ctx context.Context, it *item, aside asides) error {
 	} else if err := t.guarded(ctx, it, mv); err != nil {
 		return err
 	}
+	if it.rec.GetSend() != nil && planted.Now(planted.JobForgetsEffects) {
+		it.pushed = nil
+	}
 	t.effects = append(t.effects, Effects{At: it.PartitionID, Offset: it.Offset, Items: it.pushed})
 	return nil
 }
@@ -326,6 +335,9 @@ func (t *turn) merge() {
 	for i := range t.out.Outcomes {
 		o := &t.out.Outcomes[i]
 		t.m.parts[o.Partition].recent.put(o, limit)
+	}
+	for result, n := range t.replays {
+		t.m.met.replays.WithLabelValues(result).Add(float64(n))
 	}
 	t.m.met.turns.Inc()
 	t.m.met.turnSize.Observe(float64(size))

@@ -10,12 +10,20 @@ package route
 import (
 	"slices"
 
+	"github.com/starling-im/starling/common/record"
 	"github.com/starling-im/starling/common/record/recordpb"
 	"github.com/starling-im/starling/common/registry"
 	"github.com/starling-im/starling/common/rpc/rpcpb"
 	"github.com/starling-im/starling/common/wire"
 	"github.com/starling-im/starling/job/internal/machine"
 )
+
+// Push is an entry of im_push and where it stands.
+type Push struct {
+	*recordpb.Push
+	At     record.PartitionID
+	Offset int64
+}
 
 // Names is what has to be looked up for a batch: each user and group once, in
 // order of appearance.

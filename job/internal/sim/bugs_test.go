@@ -35,6 +35,9 @@ const (
 	bugRefusalNotKept
 	bugLateCommitFences
 	bugBlockForgotten
+	bugReplayedTwice
+	bugReplayDropped
+	bugRefusalStays
 )
 
 // planted is the list of bugs, and what each of them is.
@@ -70,5 +73,8 @@ func planted() map[bug]string {
 		bugRefusalNotKept:    "a refusal is not kept for the next sync",
 		bugLateCommitFences:  "a commit of our own that arrives late counts as another owner's",
 		bugBlockForgotten:    "a conversation's head forgets who blocked whom",
+		bugReplayedTwice:     "a replay is judged again though it was applied before",
+		bugReplayDropped:     "a replay is dropped as a repeat of the record that was set aside",
+		bugRefusalStays:      "a replay that is applied leaves the refusal for the next sync",
 	}
 }

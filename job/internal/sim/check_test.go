@@ -17,7 +17,7 @@ import (
 // check looks at the promises of docs/protocol.md, section 3, after all has
 // come to rest.
 func (w *world) check() {
-	for _, f := range []func(){w.checkLedger, w.checkTimelines, w.checkSends, w.checkBlocks, w.checkOrder, w.checkReplay, w.checkLive, w.checkSync} {
+	for _, f := range []func(){w.checkLedger, w.checkTimelines, w.checkSends, w.checkBlocks, w.checkOrder, w.checkReplays, w.checkReplay, w.checkLive, w.checkSync} {
 		if f(); w.err != nil {
 			return
 		}
@@ -25,7 +25,7 @@ func (w *world) check() {
 }
 
 // checkLedger: log end = stored + updates + commands + repeats + refused + set
-// aside, and only what cannot be decoded was set aside.
+// aside, and only what cannot be judged was set aside.
 func (w *world) checkLedger() {
 	var aside int64
 	for _, p := range w.parts {
@@ -42,7 +42,7 @@ func (w *world) checkLedger() {
 		aside += st.SetAside
 	}
 	if aside != w.junk {
-		w.fail("%d records were set aside, %d of the log cannot be decoded", aside, w.junk)
+		w.fail("%d records were set aside, %d of the log cannot be judged", aside, w.junk)
 	}
 }
 
@@ -126,6 +126,9 @@ func (w *world) checkSends() {
 		if len(rows) == 1 && rows[0].Status == "" && rows[0].Content != s.content {
 			w.fail("%s of %s was changed in %s", s.clientID, s.from, s.conv)
 		}
+		if len(rows) > 0 && w.wasRefused(s) {
+			w.fail("%s of %s to %s is stored, and its sender is told that it was refused", s.clientID, s.from, s.conv)
+		}
 		if s.acked && len(rows) == 0 && !w.wasRefused(s) {
 			w.fail("%s of %s to %s was acknowledged, and is neither stored nor refused", s.clientID, s.from, s.conv)
 		}
@@ -158,11 +161,11 @@ func (w *world) checkBlocks() {
 			}
 			k := store.OutcomeKey{Conv: wire.ConvID(r.GetConv()), From: wire.UserID(r.GetFrom()), ClientID: r.GetClientId()}
 			conv, err := k.Conv.Parse()
-			if err != nil || conv.Group != "" || judged[k] {
+			if err != nil || conv.Group != "" {
 				continue
 			}
-			judged[k] = true
-			if c := r.GetCommand(); c != nil && conv.A != conv.B {
+			if c := r.GetCommand(); c != nil && conv.A != conv.B && !judged[k] {
+				judged[k] = true
 				if blocked[k.Conv] == nil {
 					blocked[k.Conv] = make(map[wire.UserID]bool)
 				}
@@ -172,6 +175,9 @@ func (w *world) checkBlocks() {
 				continue
 			}
 			o, err := w.st.Outcome(context.Background(), k)
+			if err == nil && o.Offset != e.Offset {
+				continue // a repeat of what stands, or set aside and judged later
+			}
 			if want := blocked[k.Conv][conv.Peer(k.From)]; err != nil || (o.Code == wire.CodeBlocked) != want {
 				w.fail("%s of %s in %s came to %q (%v); blocked by the receiver at its place: %v", k.ClientID, k.From, k.Conv, o.Code, err, want)
 				return
@@ -189,7 +195,7 @@ func (w *world) checkOrder() {
 	}
 	last := make(map[key]int64)
 	for _, s := range w.sends { // in the order of sending
-		if s.sess.disorder || s.retried || !s.acked {
+		if s.sess.disorder || s.retried || s.again > 0 || !s.acked {
 			continue
 		}
 		o, err := w.st.Outcome(context.Background(), store.OutcomeKey{Conv: s.conv, From: s.from, ClientID: s.clientID})

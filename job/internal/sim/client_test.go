@@ -34,6 +34,7 @@ type send struct {
 	n        int      // its place there
 	retried  bool
 	acked    bool
+	again    int // replays of it
 }
 
 func newDevice(w *world, u wire.UserID, name wire.DeviceID) *device {
@@ -114,11 +115,15 @@ func (d *device) logic() {
 	}
 	unsent := !w.calm && w.chance(4)
 	if !unsent && (w.bug != bugAckBeforeLog || !w.chance(5)) {
-		e := w.produce(&recordpb.Record{
+		r := &recordpb.Record{
 			Id: int64(id), Conv: string(s.conv), From: string(s.from), ClientId: s.clientID, Hash: q.Hash, Resend: s.retried,
 			Origin: &recordpb.Origin{Server: string(d.sess.edge.server), Epoch: d.sess.edge.epoch, Conn: d.sess.conn},
 			Body:   &recordpb.Record_Send{Send: &recordpb.Send{Type: "text", Content: s.content}},
-		})
+		}
+		if w.chance(4) {
+			w.poison(r, s)
+		}
+		e := w.produce(r)
 		w.tell("%v@%d %s sends %s to %s as %d", e.PartitionID, e.Offset, d, s.clientID, s.conv, id)
 	}
 	if unsent || !w.calm && w.chance(4) { // unavailable: the client does not know

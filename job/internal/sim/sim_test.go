@@ -118,7 +118,7 @@ func TestReach(t *testing.T) {
 		for _, line := range w.story {
 			for _, what := range []string{
 				"crashes", "is killed", "is fenced out", "is on its way", "turn failed", "was told lost", "index is emptied", "index is stale",
-				"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects",
+				"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects", "is a replay of",
 			} {
 				if strings.Contains(line, what) {
 					seen[what]++
@@ -141,7 +141,7 @@ func TestReach(t *testing.T) {
 	}
 	for _, what := range []string{
 		"crashes", "is killed", "is fenced out", "is on its way", "turn failed", "was told lost", "index is emptied", "index is stale",
-		"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects",
+		"lease of", "is cut", "recalled", "edited", "ADD", "REMOVE", "disconnects", "is a replay of",
 		"stored", "updates", "commands", "repeats", "refused", "set aside",
 	} {
 		if seen[what] < 10 {

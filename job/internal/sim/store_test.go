@@ -74,6 +74,14 @@ func (s *jobStore) Lookup(ctx context.Context, ks []store.OutcomeKey, ids []wire
 		return err
 	})
 	for k, o := range f.Outcomes {
+		switch {
+		case s.j.w.bug == bugReplayedTwice && o.Code == "":
+			o.Code = wire.CodeInternal
+			f.Outcomes[k] = o
+		case s.j.w.bug == bugReplayDropped && o.Code == wire.CodeInternal:
+			o.Code = wire.CodeForbidden
+			f.Outcomes[k] = o
+		}
 		if low, ok := s.lowest[o.Partition]; s.j.w.bug == bugRepeatsUnchecked || ok && o.Offset > low {
 			delete(f.Outcomes, k)
 		}
@@ -154,6 +162,10 @@ func (s *jobStore) Commit(ctx context.Context, t *store.Turn) (fenced []record.P
 		s.unguarded(t)
 	case bugRefusalNotKept:
 		t.Refusals = nil
+	case bugRefusalStays:
+		for i := range t.Voided {
+			t.Voided[i].ID++
+		}
 	default:
 	}
 	w.land()

@@ -51,9 +51,10 @@ type world struct {
 
 	nextID, nextConn, nextClient int64
 	sends                        []*send
-	junk                         int64 // poison records in the log
-	calm                         bool  // no more faults
-	stale                        bool  // the index was stale in this schedule: pushes may be missing
+	junk                         int64    // poison records in the log
+	letters                      []letter // of those that say whose they are
+	calm                         bool     // no more faults
+	stale                        bool     // the index was stale in this schedule: pushes may be missing
 	outbox                       int
 	flight                       *store.Turn // a commit that has not arrived yet, though its answer was given up
 	limits                       *recordpb.Limits
@@ -179,8 +180,10 @@ func (w *world) step() {
 		pick(w, w.edges).step()
 	case r < 94:
 		w.command()
-	case r < 95:
+	case r < 95 && w.chance(50):
 		w.update()
+	case r < 95:
+		w.replay()
 	default:
 		w.fault()
 	}
@@ -193,13 +196,19 @@ func (w *world) produce(r *recordpb.Record) record.Entry {
 	if err != nil {
 		w.fail("encode: %w", err)
 	}
-	p := record.PartitionID{Topic: record.Topic(wire.ConvID(r.GetConv()))}
-	p.Number = record.PartitionOf(r.GetConv(), w.counts[p.Topic])
+	p := w.place(r)
 	e := w.append(p, b)
 	if w.chance(3) {
 		w.append(p, b)
 	}
 	return e
+}
+
+// place is the partition of a record's conversation.
+func (w *world) place(r *recordpb.Record) record.PartitionID {
+	p := record.PartitionID{Topic: record.Topic(wire.ConvID(r.GetConv()))}
+	p.Number = record.PartitionOf(r.GetConv(), w.counts[p.Topic])
+	return p
 }
 
 func (w *world) append(p record.PartitionID, b []byte) record.Entry {
