@@ -25,6 +25,7 @@ import (
 	"github.com/starling-im/starling/common/buildinfo"
 	"github.com/starling-im/starling/common/config"
 	"github.com/starling-im/starling/common/obs"
+	"github.com/starling-im/starling/common/planted"
 )
 
 // ModuleClocks names the module that compares clocks: tiers start after it.
@@ -141,8 +142,12 @@ func ExitCode(err error) int {
 }
 
 func run(ctx context.Context, name string, p Program, std IO) error {
+	environ, bug, err := planted.Plant(std.Environ)
+	if err != nil {
+		return config.Invalid(err)
+	}
 	fs, set := Flags(name, p)
-	done, err := config.Run(fs, std.Args, std.Environ, std.Stdout, func() error {
+	done, err := config.Run(fs, std.Args, environ, std.Stdout, func() error {
 		return errors.Join(set.App.Validate(), set.Log.Validate(), set.Memory.Validate(), p.Validate())
 	})
 	if err != nil || done {
@@ -161,6 +166,9 @@ func run(ctx context.Context, name string, p Program, std IO) error {
 	defer func() { _ = log.Sync() }()
 	log.Info("starting", zap.String("program", name), zap.Stringer("build", buildinfo.Read()),
 		zap.String("config_digest", config.Digest(fs)), zap.Int("gomaxprocs", runtime.GOMAXPROCS(0)))
+	if planted.Built {
+		log.Error("THIS BUILD MISBEHAVES ON PURPOSE: it is for tests alone", zap.String("planted", string(bug)))
+	}
 
 	ballast := set.Memory.ballast()
 	defer runtime.KeepAlive(ballast)

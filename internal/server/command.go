@@ -11,9 +11,11 @@ import (
 
 // Commands beside the server.
 const (
-	commandToken   = "token"
-	commandMigrate = "migrate"
-	commandVersion = "version"
+	commandToken      = "token"
+	commandMigrate    = "migrate"
+	commandLedger     = "ledger"
+	commandDeadLetter = "deadletter"
+	commandVersion    = "version"
 )
 
 // Main runs the server, or the command that the first argument names, and
@@ -34,12 +36,16 @@ func command(ctx context.Context, name, build string, std process.IO) error {
 		return Token(std)
 	case commandMigrate:
 		return Migrate(ctx, std)
+	case commandLedger:
+		return Ledger(ctx, std)
+	case commandDeadLetter:
+		return DeadLetters(ctx, std)
 	case commandVersion:
 		if _, err := fmt.Fprintln(std.Stdout, build); err != nil {
 			return fmt.Errorf("print the version: %w", err)
 		}
 		return nil
 	default:
-		return config.Invalid(fmt.Errorf("command %q: not known; use token, migrate, version, or flags alone to run the server", name))
+		return config.Invalid(fmt.Errorf("command %q: not known; use token, migrate, ledger, deadletter, version, or flags alone to run the server", name))
 	}
 }

@@ -1,5 +1,5 @@
 // Package server is the composed binary: every tier in one process, or one of
-// them, and the commands beside (token, migrate). main.go is thin over it, and
+// them, and the commands beside (token, migrate, ledger, deadletter). main.go is thin over it, and
 // tests run it in process.
 //
 // Without an address of Kafka, Redis or MySQL, target all runs them embedded
@@ -230,7 +230,7 @@ func (p *Program) register(ctx context.Context, env *process.Env, pl plan, keys 
 		TargetJob: func() error {
 			return job.Register(env.Manager, p.job, job.Deps{
 				Log: env.Log, Metrics: env.Metrics, Gatherer: env.Metrics, Registry: b.Registry,
-				Shards: b.Shards, Producer: b.Producer, NewConsumer: b.NewConsumer, After: backend.Needs(),
+				Shards: b.Shards, Producer: b.Producer, NewConsumer: b.NewConsumer, Ends: b.Ends, After: backend.Needs(),
 			})
 		},
 		TargetEdge: func() error {

@@ -319,6 +319,7 @@ func testShards(t *testing.T, driver string, databases [2]string) {
 	x.isolated(t, alice, names, people)
 	x.shared(t, setting, alice, names, people)
 	x.reads(t, names)
+	x.balances(t, 6*peers)
 	if code := x.end(); code != 0 {
 		t.Errorf("exit code %d: %s", code, x.errors.String())
 	}
