@@ -2,47 +2,33 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-
-	"github.com/starling-im/starling/bench/internal/scenario"
+	"syscall"
 )
 
-const usage = "usage: bench chat [flags]   (bench chat -h lists them)"
+const usage = `usage: bench chat|verify|check [flags]
+  chat    load, and how long deliveries take
+  verify  a seeded workload of everything, recorded and checked against every promise
+  check   checks a record of verify again
+bench COMMAND -h lists its flags.`
 
-// run returns the exit code: 0 clean, 1 the run failed or found faults, 2 bad
-// flags.
+// Exit codes: 0 clean, 1 the run failed or found faults, 2 bad flags.
+const (
+	exitOK = iota
+	exitFaults
+	exitUsage
+)
+
 func run(ctx context.Context, args []string) int {
-	if len(args) == 0 || args[0] != "chat" {
+	commands := map[string]func(context.Context, []string) int{"chat": chat, "verify": verify, "check": check}
+	if len(args) == 0 || commands[args[0]] == nil {
 		fmt.Fprintln(os.Stderr, usage)
-		return 2
+		return exitUsage
 	}
-	fs := flag.NewFlagSet("bench chat", flag.ContinueOnError)
-	var chat scenario.Chat
-	chat.RegisterFlags(fs)
-	asJSON := fs.Bool("json", false, "print the report as JSON")
-	if err := fs.Parse(args[1:]); err != nil {
-		return 2
-	}
-	if err := chat.Validate(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 2
-	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	r, err := chat.Run(ctx)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench chat:", err)
-		return 1
-	}
-	write := r.Text
-	if *asJSON {
-		write = r.JSON
-	}
-	if err := write(os.Stdout); err != nil || !r.Clean() {
-		return 1
-	}
-	return 0
+	context.AfterFunc(ctx, stop) // a second signal ends it at once, whatever it leaves behind
+	return commands[args[0]](ctx, args[1:])
 }
