@@ -28,6 +28,11 @@ build: ## bin/starling, bin/edge (pure Go), bin/logic, bin/job, bin/bench
 	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/edge ./edge/cmd/edge
 	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./logic/cmd/logic ./job/cmd/job ./bench/cmd/bench
 
+.PHONY: build-race
+build-race: ## bin/race/…: the processes with the race detector, for bin/bench verify -bin bin/race
+	@mkdir -p $(BIN)/race
+	$(GO) build -race -ldflags '$(LDFLAGS)' -o $(BIN)/race/ . ./edge/cmd/edge ./logic/cmd/logic ./job/cmd/job
+
 .PHONY: run
 run: ## build bin/starling and run everything in one process on ./data (Ctrl-C stops it)
 	@mkdir -p $(BIN)
@@ -40,12 +45,20 @@ test: ## vet and all tests: units, contracts, simulations, end to end on the emb
 	$(GO) test -timeout 15m ./...
 
 .PHONY: race
-race: ## all tests with the race detector
+race: build ## all tests with the race detector, and half a minute of bench verify on a process with it
 	$(GO) test -race -timeout 25m ./...
+	$(MAKE) build-race
+	$(BIN)/bench verify -cluster all -bin $(BIN)/race -faults all -fault-every 8s -rate 100 -duration 30s
 
 .PHONY: test-real
 test-real: ## what needs real servers: contracts and end to end, on Redis, MariaDB and three Kafka brokers started for it
 	deploy/local/test-real
+
+.PHONY: test-planted
+test-planted: ## whether bench verify finds every bug of common/planted, each in a system of its own
+	$(GO) vet -tags planted ./common/planted
+	$(GO) test -count=1 -tags planted ./common/planted
+	set -o pipefail; STARLING_TEST_PLANTED=1 $(GO) test -count=1 -v -timeout 15m -parallel 6 -run '^TestPlanted$$' ./deploy/e2e | grep -E '^(ok|FAIL|panic)|^ *(--- |[a-z_]+_test\.go:[0-9]+: )'
 
 .PHONY: e2e
 e2e: ## the end-to-end tests alone, not cached

@@ -47,6 +47,7 @@ func TestKill9(t *testing.T) {
 		wg.Wait()
 		crowd.revived = make(chan struct{})
 		crowd.check()
+		s.Balanced(t)
 	}
 }
 

@@ -60,6 +60,7 @@ func TestRealKill9(t *testing.T) {
 		lasts(3 * time.Second)
 	}
 	l.Stop()
+	s.Balanced(t)
 }
 
 // TestRealFlushAll: Redis forgets everything under load, three times.
