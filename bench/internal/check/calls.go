@@ -103,12 +103,14 @@ func (c *Checker) page(k *call, e *trace.Event) {
 
 func (c *Checker) pageOf(k *call, p *wire.SyncConv, e *trace.Event) {
 	v := k.conn.dev.view(p.Conv)
+	first := !v.paged
 	got := c.shownBy(k, p, v, e)
+	v.paged = v.paged || got.n > 0
 	from, named := k.from(p.Conv)
 	if low := got.min(); !named && low > 0 && k.fresh {
 		// After a cursor that the user said, or from the beginning.
 		from = k.conn.user.of(p.Conv).said.floor(low - 1)
-		if v.seen.min() >= low && from > 0 {
+		if first && v.from == 0 && from > 0 {
 			v.from = from + 1
 		}
 	}

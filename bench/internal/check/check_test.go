@@ -541,6 +541,33 @@ func TestNewDevice(t *testing.T) {
 	}
 }
 
+// Nor is it where a push overtakes the first answer, whether that shows anything of
+// the conversation or not.
+func TestNewDevicePushedFirst(t *testing.T) {
+	for _, said := range []int64{3, 4} {
+		p := story()
+		i := slices.IndexFunc(p.events, func(e *trace.Event) bool { return e.Text == trace.PhaseRest })
+		late := &tape{who: p.who}
+		late.add(trace.Event{Kind: trace.Cursor, Conn: 2, Conv: private, Seq: said, Op: trace.OpAck})
+		late.open(4, "bob", "new")
+		late.add(trace.Event{Kind: trace.Sync, Conn: 4, Call: 9, Cursors: map[wire.ConvID]int64{group: 7}})
+		late.msg([]int64{4}, private, said, "alice", fmt.Sprintf("m%d", said))
+		var page wire.SyncOK
+		if said == 3 {
+			page.Conversations = []wire.SyncConv{{Conv: private, Upto: 4, MaxSeq: 4, ReadSeq: 1, Unread: 2, Messages: []wire.Msg{text(4, "alice", "m4")}}}
+		}
+		late.add(trace.Event{Kind: trace.Page, Conn: 4, Call: 9, Page: &page})
+		for seq := int64(1); seq <= 7; seq++ { // of the group it is pushed everything again
+			late.insert(len(late.events), trace.Event{Kind: trace.Msg, Conn: 4, Msg: p.events[p.push(2, group, seq)].Msg})
+		}
+		late.add(trace.Event{Kind: trace.Return, Conn: 4, Call: 9})
+		p.events = slices.Insert(p.events, i, late.events...)
+		if v := p.check(t, Config{}); !v.Clean() {
+			t.Errorf("begun after %d: %v", said, v.Violations)
+		}
+	}
+}
+
 // Time without service is that of the fault at work.
 func TestService(t *testing.T) {
 	p := story()

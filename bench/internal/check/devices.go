@@ -30,8 +30,9 @@ type device struct {
 
 // view is what a device has of a conversation.
 type view struct {
-	seen seqset
-	from int64 // the server chose to begin here; 0: everything is its own
+	seen  seqset
+	paged bool  // a page showed it something: what came before that may have been pushed
+	from  int64 // the server chose to begin here; 0: everything is its own
 }
 
 // user is a user's posting, over all devices.
