@@ -110,7 +110,7 @@ func (c *Checker) pageOf(k *call, p *wire.SyncConv, e *trace.Event) {
 	if low := got.min(); !named && low > 0 && k.fresh {
 		// After a cursor that the user said, or from the beginning.
 		from = k.conn.user.of(p.Conv).said.floor(low - 1)
-		if first && v.from == 0 && from > 0 {
+		if first && from > 0 { // anew, where it has come before and was shown nothing
 			v.from = from + 1
 		}
 	}

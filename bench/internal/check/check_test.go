@@ -568,6 +568,35 @@ func TestNewDevicePushedFirst(t *testing.T) {
 	}
 }
 
+// A new device that comes twice before it is shown anything begins where the others
+// are the second time.
+func TestNewDeviceComesTwice(t *testing.T) {
+	p := story()
+	i := slices.IndexFunc(p.events, func(e *trace.Event) bool { return e.Text == trace.PhaseRest })
+	late := &tape{who: p.who}
+	come := func(conn, call, said int64) {
+		late.add(trace.Event{Kind: trace.Cursor, Conn: 2, Conv: private, Seq: said, Op: trace.OpAck})
+		late.open(conn, "bob", "new")
+		late.add(trace.Event{Kind: trace.Sync, Conn: conn, Call: call, Cursors: map[wire.ConvID]int64{group: 7}})
+		late.add(trace.Event{Kind: trace.Page, Conn: conn, Call: call, Page: &wire.SyncOK{}})
+		late.add(trace.Event{Kind: trace.Return, Conn: conn, Call: call})
+	}
+	come(4, 9, 4)
+	for seq := int64(1); seq <= 7; seq++ { // of the group it is pushed everything again
+		late.insert(len(late.events), trace.Event{Kind: trace.Msg, Conn: 4, Msg: p.events[p.push(2, group, seq)].Msg})
+	}
+	late.add(trace.Event{Kind: trace.Close, Conn: 4, Op: trace.OpLeave, Text: "aborted by this side"})
+	late.sent(private, 5, "m5")
+	late.msg([]int64{1, 2}, private, 5, "alice", "m5")
+	come(5, 10, 5)
+	p.events = slices.Insert(p.events, i, late.events...)
+	for _, v := range p.check(t, Config{}).Violations { // the story's end knows nothing of m5
+		if strings.Contains(v.Text, "bob/new") {
+			t.Errorf("%s: %s", v.Rule, v.Text)
+		}
+	}
+}
+
 // Time without service is that of the fault at work.
 func TestService(t *testing.T) {
 	p := story()

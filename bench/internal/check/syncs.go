@@ -50,7 +50,7 @@ func (c *Checker) synced(k *call, at int64) {
 		end, named := k.from(conv)
 		if !named && k.fresh {
 			end = k.conn.user.of(conv).said.max()
-			if v := d.views[conv]; end > 0 && (v == nil || !v.paged && v.from == 0) {
+			if v := d.views[conv]; end > 0 && (v == nil || !v.paged) {
 				d.view(conv).from = end + 1
 			}
 		}
