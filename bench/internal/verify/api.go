@@ -101,6 +101,17 @@ func (a *api) ask(ctx context.Context, method, path, token string, body, into an
 	return nil
 }
 
+// answers returns what is wrong where none of the logics answers anything.
+func (a *api) answers(ctx context.Context) (err error) {
+	for range a.bases {
+		var r *refusal
+		if err = a.ask(ctx, http.MethodGet, "/v1/edges", "", nil, nil); err == nil || errors.As(err, &r) {
+			return nil
+		}
+	}
+	return err
+}
+
 // insist asks until an answer settles it.
 func (a *api) insist(ctx context.Context, method, path, token string, body, into any, header ...string) error {
 	for {

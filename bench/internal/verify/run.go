@@ -123,7 +123,12 @@ func (r *run) slowFor() time.Duration {
 
 // begin makes everybody, connects them, and makes the groups.
 func (r *run) begin(ctx context.Context) error {
-	if err := r.makePeople(ctx); err != nil {
+	if err := r.api.answers(ctx); err != nil {
+		return err
+	}
+	minting, minted := context.WithTimeout(ctx, r.cfg.Settle)
+	defer minted()
+	if err := r.makePeople(minting); err != nil {
 		return err
 	}
 	for _, p := range r.people {

@@ -95,6 +95,28 @@ func TestAPI(t *testing.T) {
 	}
 }
 
+// Where nothing answers, that is said at once; an answer that refuses is one.
+func TestAnswers(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	if err := newAPI([]string{gone.URL, srv.URL}).answers(t.Context()); err != nil {
+		t.Errorf("one of two answers: %v", err)
+	}
+	srv.Close()
+	w, err := trace.Create(filepath.Join(t.TempDir(), "r"), &trace.Run{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{APIs: gone.URL, Users: 4, Rate: 1, Duration: time.Hour, Settle: time.Hour, Size: 64}
+	if err := Run(t.Context(), cfg, w, nil); err == nil || errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "is the system up") {
+		t.Errorf("none answers: %v", err)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConfig(t *testing.T) {
 	good := Config{APIs: "http://a, http://b/", Users: 4, Groups: 1, Rate: 1, Duration: 1, Settle: 1, Size: 64}
 	if err := good.Validate(); err != nil || len(good.apis()) != 2 || good.apis()[1] != "http://b" || good.Prefix == "" {
