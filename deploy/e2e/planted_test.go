@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ func TestPlanted(t *testing.T) {
 		t.Errorf("an unknown bug is taken: %v %s", err, out)
 	}
 	var seen sync.Map // rules that a bug broke which is to break them
+	var ran atomic.Int64
 	t.Run("bugs", func(t *testing.T) {
 		t.Run("none", func(t *testing.T) {
 			t.Parallel()
@@ -53,9 +55,12 @@ func TestPlanted(t *testing.T) {
 			}
 		})
 		for _, in := range planted.All() {
-			t.Run(string(in.Bug), func(t *testing.T) { t.Parallel(); findPlanted(t, sick, bench, in, &seen) })
+			t.Run(string(in.Bug), func(t *testing.T) { t.Parallel(); ran.Add(1); findPlanted(t, sick, bench, in, &seen) })
 		}
 	})
+	if int(ran.Load()) < len(planted.All()) {
+		return // -run chose some
+	}
 	for _, in := range planted.All() {
 		for _, rule := range in.Rules {
 			if _, ok := seen.Load(rule); !ok {
