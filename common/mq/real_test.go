@@ -233,12 +233,12 @@ func TestLeavesSoon(t *testing.T) {
 	eventually(t, "alone", func() bool { return o.count() == 4 })
 	a := admin(t, b.addr)
 	var worst, closing time.Duration
-	for i := range 24 {
+	for i := range 12 {
 		x, err := mq.NewConsumer(b.config(), b.group, []string{b.topic}, zap.NewNop(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*60*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*120*time.Millisecond)
 		if err := x.Run(ctx, &printer{quiet: true}); err != nil {
 			t.Errorf("ended with %v", err)
 		}
@@ -253,7 +253,7 @@ func TestLeavesSoon(t *testing.T) {
 			return err == nil && gs[b.group].State == "Stable" && len(gs[b.group].Members) == 1 && o.count() == 4
 		})
 		if took := time.Since(ended); took > 2*time.Second {
-			t.Logf("stopped after %v: alone again after %v", time.Duration(i)*60*time.Millisecond, took.Round(time.Millisecond))
+			t.Logf("stopped after %v: alone again after %v", time.Duration(i)*120*time.Millisecond, took.Round(time.Millisecond))
 		}
 		worst = max(worst, time.Since(ended))
 	}

@@ -124,6 +124,7 @@ func certificate(t *testing.T, dir string) (cert, key string) {
 
 // TestSweep: what dead edges left goes, what lives stays, on each master.
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartCluster(t, 3, false)
 	e := newTier(t, clusterConfig(s), "a", "b")
 	r, ctx := e.r, t.Context()

@@ -149,6 +149,7 @@ func newTier(t *testing.T, c registry.Config, edges ...wire.ServerID) *tier {
 // TestClusterMasterEmptied: whichever master is emptied, its run goes on, and
 // look-ups say so at once, renewals begin anew.
 func TestClusterMasterEmptied(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartCluster(t, 3, false)
 	e := newTier(t, clusterConfig(s), "a", "b")
 	for i, m := range s.Masters {
@@ -168,6 +169,7 @@ func TestClusterMasterEmptied(t *testing.T) {
 // TestClusterFailover: a replica has the marker of its master, too; the run id
 // tells. Calls go to it soon, though nobody redirects the client.
 func TestClusterFailover(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartCluster(t, 3, true)
 	e := newTier(t, clusterConfig(s), "a", "b")
 	for i := range s.Masters {
@@ -188,6 +190,7 @@ func TestClusterFailover(t *testing.T) {
 // TestClusterResharded: slots that move take their keys along, and nothing of
 // the index is lost; a master more is under watch after it.
 func TestClusterResharded(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartCluster(t, 3, false)
 	e := newTier(t, clusterConfig(s), "a")
 	e.untilKnown("before")
@@ -210,6 +213,7 @@ func TestClusterResharded(t *testing.T) {
 
 // TestSentinelFailover: a replica takes the master's place.
 func TestSentinelFailover(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartSentinels(t, "of-redis", "of-sentinels")
 	e := newTier(t, sentinelConfig(s), "a", "b")
 	e.untilKnown("before")
@@ -318,6 +322,7 @@ func TestLiveWithinTheLease(t *testing.T) {
 // TestHungAndGone: calls on a server that hangs or is gone end in bounded time,
 // the breaker opens, and closes within a second after the server is back.
 func TestHungAndGone(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	c := testConfig(s.Addr)
 	c.Timeout = 100 * time.Millisecond

@@ -15,13 +15,16 @@ import (
 	"github.com/starling-im/starling/common/wire"
 )
 
-// TestKill9 ends the process with SIGKILL in the middle of 10,000 sends, ten
-// times on the same data. What was acknowledged must be there once, every seq
+// TestKill9 ends the process with SIGKILL in the middle of 10,000 sends, four
+// times (ten, if it may take long) on the same data. What was acknowledged must be there once, every seq
 // from 1 without a hole, in the order of each connection, and sync must bring
 // all of it.
 func TestKill9(t *testing.T) {
-	rounds, sends := 10, 10_000
-	if raceEnabled {
+	rounds, sends := 4, 10_000
+	switch {
+	case long():
+		rounds = 10
+	case raceEnabled:
 		rounds, sends = 3, 2_000 // the same code, five times slower
 	}
 	s := Start(t, binary, "STARLING_LIMITS_MESSAGES_PER_SECOND=0") // a user sends more at once than a person would
