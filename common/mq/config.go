@@ -88,6 +88,16 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// A broker of a cluster that has just started may know topics and no broker, and
+// librdkafka forgets all that an answer does not name (2.10 and later;
+// confluentinc/librdkafka#5301). It begins anew with those of the settings when
+// nobody has told it of the cluster for a while, by default five minutes: here
+// after forgottenAfter, and it asks often enough for that not to happen otherwise.
+const (
+	askEvery       = 3 * time.Second
+	forgottenAfter = 8 * time.Second
+)
+
 // base is what all clients have in common.
 func (c *Config) base() kafka.ConfigMap {
 	m := kafka.ConfigMap{
@@ -100,6 +110,9 @@ func (c *Config) base() kafka.ConfigMap {
 		"allow.auto.create.topics": false,
 		"log.connection.close":     false,
 		"log_level":                2, // critical; the rest comes as events
+
+		"topic.metadata.refresh.interval.ms":       int(askEvery.Milliseconds()),
+		"metadata.recovery.rebootstrap.trigger.ms": int(forgottenAfter.Milliseconds()),
 	}
 	if c.CAFile != "" {
 		m["ssl.ca.location"] = c.CAFile

@@ -19,6 +19,8 @@ kafka_up() { # NUMBER OF
     kafka_java -Xmx128m -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format -t "$id" -c "$home/server.properties" \
       >"$dir/kafka-$i.log" 2>&1 || { tail "$dir/kafka-$i.log" >&2; fail "format of kafka-$i"; }
   fi
+  # What it said before is kept, apart: that it has started is read from its log.
+  cat "$dir/kafka-$i.log" >>"$dir/kafka-$i.log.old" 2>/dev/null || true
   : >"$dir/kafka-$i.log"
   # The collector's options are those of Kafka's own kafka-run-class.sh; the default pause of 200 ms would be seen in every p99.
   launch "kafka-$i" java -Xms"$heap" -Xmx"$heap" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 \
