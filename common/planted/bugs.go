@@ -88,7 +88,7 @@ func All() []Info {
 		{EdgeReordersPush, 20, rules("order", "gap"), "a message waits 300 ms while those after it pass"},
 		{EdgeCorruptsPush, 50, rules("corrupt"), "a byte of a message changes on its way to its sessions of one framing"},
 		{EdgePushesAstray, 10, rules("leak"), "what is pushed to a user goes to everybody"},
-		{EdgeStalls, 300, rules("late"), "a stream from a job is not read for 3 s"},
+		{EdgeStalls, 60, rules("late"), "a stream from a job is not read for 3 s"},
 		{EdgeKeepsQuiet, 1, rules("gap", "not-told"), "a slow session loses messages and is not told lagged"},
 		{EdgeForgetsRoute, 4, rules("not-told", "gap", "late"), "a log-in writes no route"},
 		{EdgeForgetsGroups, 2, rules("not-told", "gap", "late"), "a log-in enters no groups"},
