@@ -379,6 +379,47 @@ func TestTheIndexWasEmptied(t *testing.T) {
 	}
 }
 
+// noStore has no answer for outcomes.
+type noStore struct{ Store }
+
+func (noStore) Outcome(context.Context, store.OutcomeKey) (store.Outcome, error) {
+	return store.Outcome{}, errors.New("connection lost")
+}
+
+// While the store cannot say which attempt stands, an acknowledged repeat is
+// written again: the second attempt's correction went to a connection that may be
+// gone, and the index knows the second alone.
+func TestTheIndexAloneIsNotBelieved(t *testing.T) {
+	for _, why := range []string{"not judged yet", "the store is away"} {
+		t.Run(why, func(t *testing.T) {
+			f := setup(t)
+			f.log.StopMachine(why == "not judged yet")
+			send := func(conn uint64) wire.MsgID {
+				t.Helper()
+				a := f.sendOver(t, &recordpb.Origin{Server: "e1", Epoch: 1, Conn: conn}, "alice", text("bob", "c1", "hi"))[0]
+				if a.Err != nil {
+					t.Fatal(a.Err)
+				}
+				f.acked(t, "p:alice:bob", "alice", "c1")
+				return a.Ack.ID
+			}
+			send(1)
+			f.reg.Flush()
+			second := send(2)
+			if why == "the store is away" {
+				f.d.Store = noStore{f.d.Store}
+			}
+			if id := send(3); id != second {
+				t.Errorf("the index knows %v, the answer is %v", second, id)
+			}
+			records := f.log.Records()
+			if len(records) != 3 || records[2].GetOrigin().GetConn() != 3 || !records[2].GetResend() {
+				t.Errorf("nothing can tell the third connection of the first attempt: %d records", len(records))
+			}
+		})
+	}
+}
+
 func TestMembership(t *testing.T) {
 	f := setup(t)
 	f.command(t, "alice", "team", &recordpb.Command{Kind: recordpb.Command_CREATE, Users: []string{"bob"}})

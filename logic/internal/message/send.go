@@ -148,23 +148,14 @@ func memberships(work []*send) []registry.Membership {
 }
 
 // judgeRepeat answers a repeat that was acknowledged and a conflict; a repeat
-// of unknown fate is written again under the first id. An index that was
-// emptied between two attempts, or has forgotten the first, holds the later
-// one's id and content: what the store knows of the first goes before it. Where
-// no second answer can follow (HTTP), it is asked in any case.
+// of unknown fate is written again under the first id.
 func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved) {
 	if planted.Now(planted.NobodyChecksRepeats) {
 		return
 	}
 	var refused wire.Code
 	if w.Origin == nil || !r.First && (r.Hash != w.hash || r.Acked > 0) {
-		o, err := s.d.Store.Outcome(ctx, store.OutcomeKey{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID})
-		switch {
-		case err == nil && s.d.Now().UnixMilli()-o.TS < repeatWindow.Milliseconds():
-			r, refused = registry.Reserved{ID: o.ID, Hash: o.Hash, Acked: o.TS}, o.Code
-		case err != nil && !errors.Is(err, store.ErrNotFound):
-			s.d.Metrics.looks.WithLabelValues("store").Inc()
-		}
+		r, refused = s.confirm(ctx, w, r)
 	}
 	w.reserved = true
 	switch {
@@ -180,6 +171,23 @@ func (s *Service) judgeRepeat(ctx context.Context, w *send, r registry.Reserved)
 	default:
 		w.id, w.resend = r.ID, r.Acked != refusedHere
 	}
+}
+
+// confirm puts what the store knows of the first attempt before what the index
+// says: one that was emptied between two attempts, or has forgotten the first,
+// holds the later one's id and content. While the store knows nothing, or is away,
+// the fate is unknown, so that the repeat is written again and the machine can tell
+// this connection the first one's id. Over HTTP no second answer can follow.
+func (s *Service) confirm(ctx context.Context, w *send, r registry.Reserved) (registry.Reserved, wire.Code) {
+	o, err := s.d.Store.Outcome(ctx, store.OutcomeKey{Conv: w.conv, From: w.From, ClientID: w.Body.ClientID})
+	if err == nil && s.d.Now().UnixMilli()-o.TS < repeatWindow.Milliseconds() {
+		return registry.Reserved{ID: o.ID, Hash: o.Hash, Acked: o.TS}, o.Code
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.d.Metrics.looks.WithLabelValues("store").Inc()
+	}
+	r.Acked = min(r.Acked, 0)
+	return r, ""
 }
 
 // judgeMembers refuses who is certainly not a member. A negative answer of the
